@@ -1,0 +1,48 @@
+// Package artifact names what is asked for: zones, the sstate grammar, the parts of an artifact and its digest.
+//
+// It is pure: nothing here does I/O. A name is parsed once, at the door, into a [Ref]; everything behind
+// the door decides on the Ref and prints names from it. No octet a client sent travels further.
+package artifact
+
+import (
+	"errors"
+)
+
+// ErrBadName is wrapped by every error that [Parse] returns. A door answers it like an absent artifact.
+var ErrBadName = errors.New("not an artifact name")
+
+// Kind says which grammar a name follows.
+type Kind uint8
+
+// KindSstate is an object of BitBake's shared-state cache; the only kind so far.
+const KindSstate Kind = 1
+
+// Part is one of the objects that share an artifact's name.
+type Part uint8
+
+// The parts of an sstate artifact. Each has bytes, a digest and a record of its own.
+const (
+	Payload Part = iota // the archive itself, .tar.zst or .tgz
+	Siginfo             // the signature data beside it; many tasks have only this part
+	Sig                 // a detached GPG signature; served, never given weight
+)
+
+// Zone is a name space of artifacts with its own writers.
+type Zone struct {
+	Name string // lower-case letters, digits and '-', 1 to 63 long
+	Base string // the zone that reads fall through to; empty for none
+}
+
+// Ref names one part of one artifact in one zone. It is comparable and canonical: two Refs are equal
+// exactly when they name the same object. Only [Parse] makes one.
+type Ref struct {
+	Zone    string
+	Kind    Kind
+	Path    string // canonical path within the zone, without the part's suffix
+	Hash    string // the unihash, 64 lower-case hex digits
+	Recipe  string // PN
+	Version string // PV; may be cut short or empty, as sstate names are
+	Arch    string // PKGARCH; empty for tasks like do_fetch
+	Task    string // without "do_"
+	Part    Part
+}
