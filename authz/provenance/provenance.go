@@ -53,17 +53,31 @@ type Store interface {
 	// Lookup returns the record of ref, or an error that wraps ErrNoRecord.
 	Lookup(ctx context.Context, ref artifact.Ref) (Record, error)
 	// Put publishes records, all or none, with the envelopes and sets their claims rest on, which it stores too.
-	// A name that is already published keeps its bytes: when the digest is the same the new claim is added to it,
-	// else the envelope is kept as evidence. The results say which, in the order of the records.
+	// A name that is already published keeps its bytes, writer and time: when the digest is the same the new claim is
+	// added behind the others, once per statement, and Place goes from Mirror to Blob if the bytes came with it; else
+	// the envelope is kept as evidence. The results say which, in the order of the records. A publication that fails
+	// Check, or whose claims name a set that is neither in it nor stored, is refused whole.
 	Put(ctx context.Context, p Publication) ([]Outcome, error)
 	// Set returns an interned source set. A missing set is an error: the record that names it cannot be decided.
 	Set(ctx context.Context, id source.SetID) (*source.Set, error)
+	// InputSets returns the transitive sets of every claim of every record in zone with one of these digests, sorted
+	// and without repeats. Unknown digests are skipped: the caller compares what it asked for with what it knows.
+	InputSets(ctx context.Context, zone string, digests []artifact.Digest) ([]source.SetID, error)
+	// Chunks returns the digests of each [ChunkSize] bytes of the object with digest d, in order. It returns nil when
+	// none are kept: the object is one chunk, or nobody published them.
+	Chunks(ctx context.Context, d artifact.Digest) ([]artifact.Digest, error)
+	// Envelope returns the stored envelope with digest d, evidence included, or an error that wraps ErrNoRecord. The
+	// bytes must not be changed.
+	Envelope(ctx context.Context, d artifact.Digest) ([]byte, error)
 }
 
-// Publication is one verified write.
+// ChunkSize is the size of a chunk in bytes; only an object's last chunk is smaller.
+const ChunkSize = 1 << 20
+
+// Publication is one verified write. [Publication.Check] says what must hold of it.
 type Publication struct {
-	Envelope []byte // the DSSE envelope as received
-	Records  []Record
+	Envelope []byte   // the DSSE envelope as received
+	Records  []Record // each with exactly one claim, which rests on Envelope
 	Sets     []*source.Set
 	// Chunks holds, by digest, the SHA-256 of each 1 MiB chunk of objects larger than one chunk, so that ranges
 	// of bytes kept elsewhere can be verified.
