@@ -6,6 +6,7 @@ package artifact
 
 import (
 	"errors"
+	"fmt"
 )
 
 // ErrBadName is wrapped by every error that [Parse] returns. A door answers it like an absent artifact.
@@ -27,11 +28,48 @@ const (
 	Sig                 // a detached GPG signature; served, never given weight
 )
 
+// Suffix returns what a part's name adds to the payload's: "", ".siginfo" or ".sig".
+func (p Part) Suffix() string {
+	switch p {
+	case Payload:
+		return ""
+	case Siginfo:
+		return ".siginfo"
+	case Sig:
+		return ".sig"
+	}
+	return ".invalid" // in no grammar: the name of a part that does not exist names nothing
+}
+
+// String returns "payload", "siginfo" or "sig".
+func (p Part) String() string {
+	switch p {
+	case Payload:
+		return "payload"
+	case Siginfo:
+		return "siginfo"
+	case Sig:
+		return "sig"
+	}
+	return fmt.Sprintf("part(%d)", uint8(p))
+}
+
 // Zone is a name space of artifacts with its own writers.
 type Zone struct {
-	Name string // lower-case letters, digits and '-', 1 to 63 long
+	Name string // one that [ValidZoneName] accepts
 	Base string // the zone that reads fall through to; empty for none
 }
+
+// ValidZoneName reports whether s may name a zone: 1 to 63 lower-case letters, digits and '-', the first and
+// the last of them no '-'. Such a name is safe in a path, a host name, a file name and a command line.
+func ValidZoneName(s string) bool {
+	if len(s) > 63 || !all(s, isZone) {
+		return false
+	}
+	return s[0] != '-' && s[len(s)-1] != '-'
+}
+
+func isZone(c byte) bool { return isDigit(c) || 'a' <= c && c <= 'z' || c == '-' }
 
 // Ref names one part of one artifact in one zone. It is comparable and canonical: two Refs are equal
 // exactly when they name the same object. Only [Parse] makes one.
