@@ -1,0 +1,318 @@
+// Package config reads the gate's configuration: one strict YAML document in which every mistake is reported with its
+// place, its reason and what to do about it.
+//
+// [Parse] is pure: it looks at the document alone. [Load] also looks at the files the document names. Neither reads a
+// secret, listens or starts anything.
+//
+// Conventions of the document: a relative path is relative to the document's own directory; a duration is "5s" or
+// "1h30m"; a size is "64KiB" or "16GiB" (units of 1024) or a bare number of bytes; a secret is never written down, only
+// where it is: "file:PATH" or "env:NAME". Anchors, aliases, tags and unknown keys are refused.
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// Config is the whole document with every default filled in. Paths in it are absolute when the directory given to
+// [Parse] was. It must not be changed after it was returned.
+type Config struct {
+	// Node names this gate in audit events: 1 to 63 lower-case letters, digits and '-'. Default "gate".
+	Node string `yaml:"node"`
+	// State is the directory for everything the gate keeps that has no place of its own below. Default /var/lib/lychgate.
+	State Path `yaml:"state"`
+	// Database is where records, tokens and statements are: "sqlite:PATH". Default sqlite:STATE/lychgate.db.
+	Database Location `yaml:"database"`
+	// Blobs is where uploaded bytes are, under their digest: "dir:PATH". Default dir:STATE/blobs.
+	Blobs Location `yaml:"blobs"`
+	// HTTPS is the door BitBake, CI and people use. Required.
+	HTTPS HTTPS `yaml:"https"`
+	// Admin is the listener for health and metrics. It never serves artifacts.
+	Admin Admin `yaml:"admin"`
+	// Zones are the name spaces of artifacts. At least one.
+	Zones []Zone `yaml:"zones"`
+	// Signers says whose statements are believed at all; a zone's own list says whose it takes.
+	Signers Signers `yaml:"signers"`
+	// Forges are asked what a principal may read. At least one.
+	Forges []Forge `yaml:"forges"`
+	// Public lists sources that everybody may read, as patterns over "host/path": '*' stands for a part of one
+	// segment, '**' as the last segment for everything below. The host is always written out. Default none.
+	Public []string `yaml:"public"`
+	// Tokens says how gate tokens are kept.
+	Tokens Tokens `yaml:"tokens"`
+	// Certificates maps client certificates to principals. Needs https.client_ca.
+	Certificates []Certificate `yaml:"certificates"`
+	// Policy is the rule.
+	Policy Policy `yaml:"policy"`
+	// Audit is the journal.
+	Audit Audit `yaml:"audit"`
+	// Limits bounds what a client may cost. Every default is the one the documentation promises.
+	Limits Limits `yaml:"limits"`
+}
+
+// HTTPS is the https door.
+type HTTPS struct {
+	// Listen is HOST:PORT; an empty host is every address. Default ":8443".
+	Listen string `yaml:"listen"`
+	// Mount is the path the zones are served under: zone main is at MOUNT/main. Default "/sstate".
+	Mount string `yaml:"mount"`
+	// Audience is the address people use, "https://gate.example.com". A signed statement must name it, so that it
+	// cannot be replayed at another gate. Required; no path.
+	Audience string `yaml:"audience"`
+	// Names are the host names and addresses that the development CA puts into the certificate. Default: the
+	// audience's host. Excludes tls.cert, whose file says it.
+	Names []string `yaml:"names"`
+	// TLS is the server certificate. Required.
+	TLS TLS `yaml:"tls"`
+	// ClientCA is a PEM file of the authorities whose client certificates are taken. Default none: certificates are
+	// not asked for. A certificate is never required, since BitBake's presence check cannot send one.
+	ClientCA Path `yaml:"client_ca"`
+}
+
+// TLS is where a server certificate comes from: cert and key, or development_ca, never both.
+type TLS struct {
+	// Cert is a PEM file with the certificate and its chain. It is watched, and a good new pair replaces the old one.
+	Cert Path `yaml:"cert"`
+	// Key is the PEM file of its private key; only its owner and group may read it.
+	Key Path `yaml:"key"`
+	// DevelopmentCA makes certificates by a CA of the gate's own under STATE/ca. For trials only. Default false.
+	DevelopmentCA bool `yaml:"development_ca"`
+}
+
+// IsZero reports whether nothing was configured.
+func (t TLS) IsZero() bool { return t == TLS{} }
+
+// Admin is the admin listener: /healthz, /readyz and /metrics.
+type Admin struct {
+	// Listen is HOST:PORT. Default 127.0.0.1:9443. Plain HTTP is spoken on a loopback address and nowhere else.
+	Listen string `yaml:"listen"`
+	// TLS is required when Listen is not a loopback address, and used whenever it is given.
+	TLS TLS `yaml:"tls"`
+}
+
+// Zone is a name space of artifacts with its own writers.
+type Zone struct {
+	// Name is 1 to 63 lower-case letters, digits and '-'. Required, unique.
+	Name string `yaml:"name"`
+	// Base is the zone that reads fall through to. Default none. No cycles.
+	Base string `yaml:"base"`
+	// Mirror is where bytes that were imported, not uploaded, lie: "dir:PATH" or "https://HOST/PATH" (or http://,
+	// without credentials). They are verified against their record whenever they are read. Default none.
+	Mirror Location `yaml:"mirror"`
+	// MirrorCredentials are shown to an https mirror. Default none.
+	MirrorCredentials Credentials `yaml:"mirror_credentials"`
+	// Writers may write to the zone. Default nobody.
+	Writers Members `yaml:"writers"`
+	// Admins may explain and administer the zone. Default nobody.
+	Admins Members `yaml:"admins"`
+	// Signers are the identities whose statements the zone takes, as signers names them. Required with writers.
+	Signers []string `yaml:"signers"`
+}
+
+// Members are users and groups, each as "FORGE/ID" or "FORGE/GROUP"; "/ID" is an actor that no forge knows.
+type Members struct {
+	// Users are principals by their immutable id, not by their display name.
+	Users []Subject `yaml:"users"`
+	// Groups are the forge's groups.
+	Groups []Subject `yaml:"groups"`
+}
+
+// IsZero reports whether there is nobody.
+func (m Members) IsZero() bool { return len(m.Users) == 0 && len(m.Groups) == 0 }
+
+// Credentials are what the gate shows to a mirror: user and password, or bearer.
+type Credentials struct {
+	// User is the name for Basic authentication. Needs password; excludes bearer.
+	User string `yaml:"user"`
+	// Password is its password.
+	Password Secret `yaml:"password"`
+	// Bearer is a token sent as "Authorization: Bearer". Excludes user and password.
+	Bearer Secret `yaml:"bearer"`
+}
+
+// IsZero reports whether there are none.
+func (c Credentials) IsZero() bool { return c == Credentials{} }
+
+// Signers says whose signatures are believed.
+type Signers struct {
+	// AllowedSigners is a file as ssh-keygen(1) describes it: principals, options, key. Reread when it changes.
+	AllowedSigners Path `yaml:"allowed_signers"`
+	// Keys are plain public keys, in PEM.
+	Keys []SignerKey `yaml:"keys"`
+}
+
+// SignerKey is one plain public key, ed25519 or ECDSA.
+type SignerKey struct {
+	// Identity is what zones and policy call its holder. Required, unique.
+	Identity string `yaml:"identity"`
+	// File holds the public key in PEM. Required.
+	File Path `yaml:"file"`
+}
+
+// Forge is a git server with users and permissions.
+type Forge struct {
+	// Name is how records and principals name it: usually its host. Required, unique.
+	Name string `yaml:"name"`
+	// Type is "static": users, groups and rights in a YAML file. Required.
+	Type string `yaml:"type"`
+	// File is that YAML file. Required for static. Reread when it changes.
+	File Path `yaml:"file"`
+}
+
+// Tokens says how gate tokens are kept.
+type Tokens struct {
+	// Key is the secret under which tokens are hashed at rest; whoever has the database but not the key cannot test a
+	// guess. Default: STATE/token.key, made on the first start. Changing it ends every token.
+	Key Secret `yaml:"key"`
+}
+
+// Certificate maps a client certificate to a principal. Exactly one of URI and SPKI.
+type Certificate struct {
+	// URI is the certificate's URI SAN, compared exactly.
+	URI string `yaml:"uri"`
+	// SPKI is "sha256:" and the hex digest of the public key (SubjectPublicKeyInfo, DER).
+	SPKI string `yaml:"spki"`
+	// Principal is who shows it. Required.
+	Principal Principal `yaml:"principal"`
+}
+
+// Principal is who a certificate stands for.
+type Principal struct {
+	// Forge is a forge of this document; empty for an actor that no forge knows.
+	Forge string `yaml:"forge"`
+	// ID is the forge's immutable user id. Required.
+	ID string `yaml:"id"`
+	// Name is for display. Default: the id.
+	Name string `yaml:"name"`
+	// Kind is "human", "ci" or "service". Default "ci".
+	Kind string `yaml:"kind"`
+}
+
+// Policy is the rule that decides.
+type Policy struct {
+	// Bundle is a directory of Rego, reloaded when it changes; the last good one is kept. Default: the built-in rule.
+	Bundle Path `yaml:"bundle"`
+	// Transitive asks the built-in rule for every source an artifact was built with, not only its own. Default false.
+	// Excludes bundle, which decides for itself.
+	Transitive bool `yaml:"transitive"`
+}
+
+// Audit is the journal.
+type Audit struct {
+	// Dir is the journal's directory, best on a file system of its own. Default STATE/audit.
+	Dir Path `yaml:"dir"`
+	// Sync is "batch": on disk within 5 ms, before the acknowledgement of a write; or "strict": on disk before every
+	// reply. Default "batch".
+	Sync string `yaml:"sync"`
+	// Segment is the size at which a new file is begun. Default 64MiB.
+	Segment Size `yaml:"segment"`
+}
+
+// Limits bounds what a client may cost.
+type Limits struct {
+	// HeaderRead is how long a request's headers may take. Default 5s.
+	HeaderRead time.Duration `yaml:"header_read"`
+	// Idle is how long a connection may rest between requests. Default 60s.
+	Idle time.Duration `yaml:"idle"`
+	// ProgressWindow and ProgressRate are the floor under bodies and replies: fewer than rate bytes a second over the
+	// window ends the connection. Default 30s and 1KiB.
+	ProgressWindow time.Duration `yaml:"progress_window"`
+	// ProgressRate is in bytes per second.
+	ProgressRate Size `yaml:"progress_rate"`
+	// Drain is how long open transfers may finish after a stop was asked for. Default 30s.
+	Drain time.Duration `yaml:"drain"`
+	// Connections is how many connections the https door holds at once. Default 10000.
+	Connections int `yaml:"connections"`
+	// ConnectionsPerAddress is how many of them one address may have. Default 1024.
+	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// RequestsPerPrincipal is how many requests one principal may have under way. Default 512.
+	RequestsPerPrincipal int `yaml:"requests_per_principal"`
+	// Streams is how many HTTP/2 streams one connection may have open. Default 100.
+	Streams int `yaml:"streams"`
+	// ObjectSize is the largest object that may be uploaded. Default 16GiB.
+	ObjectSize Size `yaml:"object_size"`
+	// UploadObjects is how many objects one upload may announce. Default 1000.
+	UploadObjects int `yaml:"upload_objects"`
+	// UploadExpiry is how long an upload may stay uncommitted. Default 1h.
+	UploadExpiry time.Duration `yaml:"upload_expiry"`
+	// StatementSize is the largest DSSE envelope. Default 4MiB.
+	StatementSize Size `yaml:"statement_size"`
+	// PresenceNames is how many names one presence request may ask for. Default 50000.
+	PresenceNames int `yaml:"presence_names"`
+	// Facts bounds the age of what forges said.
+	Facts Facts `yaml:"facts"`
+	// Siginfo bounds the reading of siginfo files.
+	Siginfo Siginfo `yaml:"siginfo"`
+}
+
+// Facts bounds the age of permissions. Soft may not exceed hard.
+type Facts struct {
+	// Soft is the age from which a fact is refreshed in the background. Default 60s.
+	Soft time.Duration `yaml:"soft"`
+	// Hard is the age from which a fact is worth nothing, also when the forge is down. Default 5m, and at most that.
+	Hard time.Duration `yaml:"hard"`
+	// Negative is how long a "no" is remembered. Default 10s.
+	Negative time.Duration `yaml:"negative"`
+}
+
+// Siginfo bounds decompression.
+type Siginfo struct {
+	// Window is the largest zstd window. Default 8MiB.
+	Window Size `yaml:"window"`
+	// Output is the largest decompressed file. Default 16MiB.
+	Output Size `yaml:"output"`
+	// Ratio is the largest ratio of output to input. Default 200.
+	Ratio int `yaml:"ratio"`
+}
+
+// defaults is the document that says nothing.
+func defaults() *Config {
+	return &Config{
+		Node:  "gate",
+		State: "/var/lib/lychgate",
+		HTTPS: HTTPS{Listen: ":8443", Mount: "/sstate"},
+		Admin: Admin{Listen: "127.0.0.1:9443"},
+		Audit: Audit{Sync: "batch", Segment: 64 << 20},
+		Limits: Limits{
+			HeaderRead: 5 * time.Second, Idle: time.Minute,
+			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
+			Connections: 10000, ConnectionsPerAddress: 1024, RequestsPerPrincipal: 512, Streams: 100,
+			ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20, PresenceNames: 50000,
+			Facts:   Facts{Soft: time.Minute, Hard: 5 * time.Minute, Negative: 10 * time.Second},
+			Siginfo: Siginfo{Window: 8 << 20, Output: 16 << 20, Ratio: 200},
+		},
+	}
+}
+
+// fill sets the defaults that depend on other keys.
+func (c *Config) fill(audienceHost string) {
+	if c.Database.IsZero() {
+		c.Database = Location{Scheme: "sqlite", Value: c.under("lychgate.db")}
+	}
+	if c.Blobs.IsZero() {
+		c.Blobs = Location{Scheme: "dir", Value: c.under("blobs")}
+	}
+	if c.Audit.Dir == "" {
+		c.Audit.Dir = Path(c.under("audit"))
+	}
+	if len(c.HTTPS.Names) == 0 && c.HTTPS.TLS.DevelopmentCA && audienceHost != "" {
+		c.HTTPS.Names = []string{audienceHost}
+	}
+	for i := range c.Certificates {
+		p := &c.Certificates[i].Principal
+		if p.Name == "" {
+			p.Name = p.ID
+		}
+		if p.Kind == "" {
+			p.Kind = "ci"
+		}
+	}
+}
+
+func (c *Config) under(name string) string { return filepath.Join(string(c.State), name) }
+
+// TokenKeyFile is where the key of tokens is made when tokens.key is not given.
+func (c *Config) TokenKeyFile() string { return c.under("token.key") }
+
+// DevelopmentCADir is where the development CA is kept.
+func (c *Config) DevelopmentCADir() string { return c.under("ca") }
