@@ -188,8 +188,10 @@ func (p *parser) mapping(n *yaml.Node, key string, v reflect.Value) {
 		name, val := n.Content[i], n.Content[i+1]
 		path := child(key, printable(name.Value))
 		if line, ok := first[name.Value]; ok {
-			p.problems = append(p.problems, Problem{Line: name.Line, Column: name.Column, Key: path,
-				Reason: fmt.Sprintf("given twice; the first is on line %d", line), Hint: "keep one"})
+			p.problems = append(p.problems, Problem{
+				Line: name.Line, Column: name.Column, Key: path,
+				Reason: fmt.Sprintf("given twice; the first is on line %d", line), Hint: "keep one",
+			})
 			continue
 		}
 		first[name.Value] = name.Line

@@ -130,8 +130,10 @@ func (s Subject) String() string { return s.Forge + "/" + s.ID }
 func (s *Subject) parse(text, _ string) *fault {
 	forge, id, ok := strings.Cut(text, "/")
 	if !ok || id == "" {
-		return &fault{fmt.Sprintf("%q does not say which forge", text),
-			fmt.Sprintf("write FORGE/ID, such as git.example.com/%s", strings.Trim(text, "/"))}
+		return &fault{
+			fmt.Sprintf("%q does not say which forge", text),
+			fmt.Sprintf("write FORGE/ID, such as git.example.com/%s", strings.Trim(text, "/")),
+		}
 	}
 	*s = Subject{forge, id}
 	return nil
