@@ -61,11 +61,12 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // refOf names artifact n in zone.
 func refOf(zone string, n int, part artifact.Part) artifact.Ref {
 	hash := fmt.Sprintf("%064x", sha256.Sum256([]byte{byte(n >> 8), byte(n)}))
-	return artifact.Ref{
-		Zone: zone, Kind: artifact.KindSstate, Hash: hash,
-		Path:   hash[:2] + "/" + hash[2:4] + "/sstate:zlib:core2-64-poky-linux:1.3.1:r0:core2-64:14:" + hash + "_populate_sysroot.tar.zst",
-		Recipe: "zlib", Version: "1.3.1", Arch: "core2-64", Task: "populate_sysroot", Part: part,
+	name := hash[:2] + "/" + hash[2:4] + "/sstate:zlib:core2-64-poky-linux:1.3.1:r0:core2-64:14:" + hash + "_populate_sysroot.tar.zst"
+	ref, err := artifact.ParseName(artifact.Zone{Name: zone}, name)
+	if err != nil {
+		panic(err)
 	}
+	return ref.WithPart(part)
 }
 
 func digestOf(text string) artifact.Digest { return sha256.Sum256([]byte(text)) }
