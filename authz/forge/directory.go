@@ -1,0 +1,29 @@
+package forge
+
+import (
+	"context"
+	"errors"
+
+	"github.com/lychgate/lychgate/authz/authn"
+)
+
+// ErrNoUser says that a forge knows no user by that id, name or key. It is an answer, and final; any other error of a
+// [Directory] means that nothing was learnt.
+var ErrNoUser = errors.New("no such user at the forge")
+
+// User is what a forge says of one of its users, now. It is shared and must not be changed.
+type User struct {
+	ID      string // immutable at the forge
+	Name    string // may be renamed and used again by another
+	Kind    authn.Kind
+	Groups  []string // sorted
+	Blocked bool     // may do nothing, whatever else is true
+}
+
+// Directory is optional for a [Provider]: it tells the state of one of its users. Errors for an id that the forge does
+// not know wrap [ErrNoUser]. It is safe for concurrent use.
+type Directory interface {
+	User(ctx context.Context, id string) (User, error)
+	// UserByName is for people who write names: command lines and grants. Names are not identities.
+	UserByName(ctx context.Context, name string) (User, error)
+}
