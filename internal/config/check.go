@@ -306,8 +306,8 @@ func (p *parser) checkMembers(key string, m Members, forges []string) {
 	}
 	for i, s := range m.Groups {
 		at := fmt.Sprintf("%s.groups[%d]", key, i)
-		if s.Forge == "" && p.sound(at) {
-			p.add(at, "a group that no forge knows", "write FORGE/GROUP")
+		if strings.HasPrefix(s.Name, "#") && p.sound(at) {
+			p.add(at, "a group by an id", "write FORGE/GROUP")
 		}
 		p.checkForgeOf(at, s.Forge, forges)
 	}
@@ -393,12 +393,9 @@ func (p *parser) checkCertificates(c *Config, forges []string) {
 	if len(c.Certificates) > 0 && c.HTTPS.ClientCA == "" && p.sound("https.client_ca") {
 		p.add("certificates", "client certificates without an authority to check them against", "give https.client_ca")
 	}
-	var before []string
 	for i, cert := range c.Certificates {
 		key := fmt.Sprintf("certificates[%d]", i)
 		p.checkCertificate(key, cert)
-		p.unique(key, cert.URI+cert.SPKI, before)
-		before = append(before, cert.URI+cert.SPKI)
 		p.required(key+".principal.id", cert.Principal.ID == "", "who shows this certificate")
 		p.checkForgeOf(key+".principal.forge", cert.Principal.Forge, forges)
 		if k := cert.Principal.Kind; k != "" && !slices.Contains([]string{"human", "ci", "service"}, k) {
@@ -415,8 +412,8 @@ func (p *parser) checkCertificate(key string, cert Certificate) {
 	digest, isDigest := strings.CutPrefix(cert.SPKI, "sha256:")
 	raw, hexErr := hex.DecodeString(digest)
 	switch {
-	case (cert.URI == "") == (cert.SPKI == ""):
-		p.add(key, "want exactly one of uri and spki", "")
+	case cert.URI == "" && cert.SPKI == "":
+		p.add(key, "neither uri nor spki", "say which certificate this is")
 	case cert.URI != "" && (err != nil || u.Scheme == "" || u.Host == ""):
 		p.add(key+".uri", fmt.Sprintf("not a URI: %q", cert.URI), "as in the certificate, such as spiffe://example.com/ci/main")
 	case cert.SPKI != "" && (!isDigest || hexErr != nil || len(raw) != 32 || digest != strings.ToLower(digest)):

@@ -109,11 +109,12 @@ type Zone struct {
 	Signers []string `yaml:"signers"`
 }
 
-// Members are users and groups, each as "FORGE/ID" or "FORGE/GROUP"; "/ID" is an actor that no forge knows.
+// Members are users and groups of forges.
 type Members struct {
-	// Users are principals by their immutable id, not by their display name.
+	// Users are "FORGE/#ID", by the forge's immutable id, or "FORGE/NAME", by the name the forge gives its user now. A
+	// name may one day belong to somebody else; an id may not. "/#ID" is an actor that no forge knows.
 	Users []Subject `yaml:"users"`
-	// Groups are the forge's groups.
+	// Groups are "FORGE/GROUP", by the groups the forge gives its user now.
 	Groups []Subject `yaml:"groups"`
 }
 
@@ -166,9 +167,10 @@ type Tokens struct {
 	Key Secret `yaml:"key"`
 }
 
-// Certificate maps a client certificate to a principal. Exactly one of URI and SPKI.
+// Certificate maps a client certificate to a principal. At least one of URI and SPKI; when both are given, both hold.
 type Certificate struct {
-	// URI is the certificate's URI SAN, compared exactly.
+	// URI is matched against the certificate's URI SANs, segment by segment. A segment of the path may hold one '*',
+	// which stands for one or more characters of that segment. The common name is never looked at.
 	URI string `yaml:"uri"`
 	// SPKI is "sha256:" and the hex digest of the public key (SubjectPublicKeyInfo, DER).
 	SPKI string `yaml:"spki"`
@@ -223,9 +225,9 @@ type Limits struct {
 	Drain time.Duration `yaml:"drain"`
 	// Connections is how many connections the https door holds at once. Default 10000.
 	Connections int `yaml:"connections"`
-	// ConnectionsPerAddress is how many of them one address may have. Default 1024.
+	// ConnectionsPerAddress is how many of them one address may have. Default 4096.
 	ConnectionsPerAddress int `yaml:"connections_per_address"`
-	// RequestsPerPrincipal is how many requests one principal may have under way. Default 512.
+	// RequestsPerPrincipal is how many requests one principal may have under way. Default 4096.
 	RequestsPerPrincipal int `yaml:"requests_per_principal"`
 	// Streams is how many HTTP/2 streams one connection may have open. Default 100.
 	Streams int `yaml:"streams"`
@@ -276,7 +278,7 @@ func defaults() *Config {
 		Limits: Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute,
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
-			Connections: 10000, ConnectionsPerAddress: 1024, RequestsPerPrincipal: 512, Streams: 100,
+			Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096, Streams: 100,
 			ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20, PresenceNames: 50000,
 			Facts:   Facts{Soft: time.Minute, Hard: 5 * time.Minute, Negative: 10 * time.Second},
 			Siginfo: Siginfo{Window: 8 << 20, Output: 16 << 20, Ratio: 200},

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 		Audit:  config.Audit{Dir: "/var/lib/lychgate/audit", Sync: "batch", Segment: 64 << 20},
 		Limits: config.Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute, ProgressWindow: 30 * time.Second, ProgressRate: 1024,
-			Drain: 30 * time.Second, Connections: 10000, ConnectionsPerAddress: 1024, RequestsPerPrincipal: 512,
+			Drain: 30 * time.Second, Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096,
 			Streams: 100, ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20,
 			PresenceNames: 50000,
 			Facts:         config.Facts{Soft: time.Minute, Hard: 5 * time.Minute, Negative: 10 * time.Second},
@@ -67,7 +67,7 @@ func TestExample(t *testing.T) {
 	if got, want := c.Zones[0].MirrorCredentials.Password.String(), "file:/etc/lychgate/secrets/mirror-password"; got != want {
 		t.Errorf("password reference = %q, want %q", got, want)
 	}
-	if got, want := c.Zones[0].Writers.Users[0], (config.Subject{Forge: "git.example.com", ID: "1001"}); got != want {
+	if got, want := c.Zones[0].Writers.Users[0], (config.Subject{Forge: "git.example.com", Name: "#1001"}); got != want {
 		t.Errorf("writer = %v, want %v", got, want)
 	}
 	if got, want := c.Zones[1].Base, "main"; got != want {
@@ -229,10 +229,13 @@ var bad = []struct{ name, doc, want string }{
 	{"literal secret with a colon", minimal + "tokens: {key: \"secret:hunter2\"}\n", `8:15: tokens.key: a secret may not be written into this file (put it into a file that only its owner can read and write file:PATH, or env:NAME)`},
 	{"secret of no file", minimal + "tokens: {key: \"file:\"}\n", `8:15: tokens.key: a secret may not be written into this file (put it into a file that only its owner can read and write file:PATH, or env:NAME)`},
 	{"secret of a bad variable", minimal + "tokens: {key: \"env:A=hunter2\"}\n", `8:15: tokens.key: a secret may not be written into this file (put it into a file that only its owner can read and write file:PATH, or env:NAME)`},
-	{"writer without a forge", replace("- name: main", "- {name: main, writers: {users: [ci]}, signers: [x]}\nsigners: {allowed_signers: s}"), `5:36: zones[0].writers.users[0]: "ci" does not say which forge (write FORGE/ID, such as git.example.com/ci)`},
-	{"writer of an unknown forge", replace("- name: main", "- {name: main, writers: {users: [git.exmaple.com/7]}, signers: [x]}\nsigners: {allowed_signers: s}"), `5:36: zones[0].writers.users[0]: no forge is named "git.exmaple.com" (did you mean "git.example.com"?)`},
-	{"group of no forge", replace("- name: main", "- {name: main, admins: {groups: [/root]}}"), `5:36: zones[0].admins.groups[0]: a group that no forge knows (write FORGE/GROUP)`},
-	{"writers without signers", replace("- name: main", "- {name: main, writers: {users: [/ci]}}"), `5:5: zones[0].signers: writers without signers: nobody's statement would be taken (list the identities that may sign for this zone)`},
+	{"writer without a forge", replace("- name: main", "- {name: main, writers: {users: [ci]}, signers: [x]}\nsigners: {allowed_signers: s}"), `5:36: zones[0].writers.users[0]: "ci" does not say which forge (write FORGE/NAME or FORGE/#ID, such as git.example.com/ci)`},
+	{"writer of an unknown forge", replace("- name: main", "- {name: main, writers: {users: [git.exmaple.com/ci]}, signers: [x]}\nsigners: {allowed_signers: s}"), `5:36: zones[0].writers.users[0]: no forge is named "git.exmaple.com" (did you mean "git.example.com"?)`},
+	{"nobody", replace("- name: main", "- {name: main, admins: {users: [\"git.example.com/\"]}}"), `5:35: zones[0].admins.users[0]: "git.example.com/" names nobody (write FORGE/NAME or FORGE/#ID)`},
+	{"name of no forge", replace("- name: main", "- {name: main, admins: {users: [/root]}}"), `5:35: zones[0].admins.users[0]: "/root" names nobody: without a forge there are only ids (write FORGE/root, or /#root)`},
+	{"group by an id", replace("- name: main", "- {name: main, admins: {groups: [\"git.example.com/#7\"]}}"), `5:36: zones[0].admins.groups[0]: a group by an id (write FORGE/GROUP)`},
+	{"group of no forge", replace("- name: main", "- {name: main, admins: {groups: [/root]}}"), `5:36: zones[0].admins.groups[0]: "/root" names nobody: without a forge there are only ids (write FORGE/root, or /#root)`},
+	{"writers without signers", replace("- name: main", "- {name: main, writers: {users: [/#ci]}}"), `5:5: zones[0].signers: writers without signers: nobody's statement would be taken (list the identities that may sign for this zone)`},
 	{"signer nobody knows", replace("- name: main", "- {name: main, signers: [ci-mian]}\nsigners: {keys: [{identity: ci-main, file: k}]}"), `5:28: zones[0].signers[0]: no signer is named "ci-mian" (did you mean "ci-main"?)`},
 	{"signer twice", replace("- name: main", "- {name: main, signers: [a, a]}\nsigners: {allowed_signers: s}"), `5:31: zones[0].signers[1]: "a" is given twice (names are unique: rename or remove one)`},
 	{"signer key without a file", minimal + "signers: {keys: [{identity: a}]}\n", `8:18: signers.keys[0].file: required, and not given (the public key in PEM)`},
@@ -253,8 +256,7 @@ var bad = []struct{ name, doc, want string }{
 	{"public upwards", minimal + "public: [github.com/a/../b]\n", `8:10: public[0]: an empty, '.' or '..' segment in a pattern (write HOST/PATH, such as github.com/openembedded/*)`},
 	{"stars in the middle", minimal + "public: [github.com/**/b]\n", `8:10: public[0]: '**' stands only as the last segment (write HOST/PATH, such as github.com/openembedded/*)`},
 	{"certificates without a CA", minimal + "certificates: [{uri: \"spiffe://a/b\", principal: {id: a}}]\n", `8:1: certificates: client certificates without an authority to check them against (give https.client_ca)`},
-	{"certificate of nothing", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{principal: {id: a}}]\n", `9:16: certificates[0]: want exactly one of uri and spki`},
-	{"certificate of both", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", spki: \"sha256:0\", principal: {id: a}}]\n", `9:16: certificates[0]: want exactly one of uri and spki`},
+	{"certificate of nothing", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{principal: {id: a}}]\n", `9:16: certificates[0]: neither uri nor spki (say which certificate this is)`},
 	{"certificate by a name", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: ci, principal: {id: a}}]\n", `9:22: certificates[0].uri: not a URI: "ci" (as in the certificate, such as spiffe://example.com/ci/main)`},
 	{"short pin", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{spki: \"sha256:00\", principal: {id: a}}]\n", `9:23: certificates[0].spki: not the digest of a public key (write sha256: and 64 lower-case hex digits)`},
 	{"certificate for nobody", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\"}]\n", `9:16: certificates[0].principal.id: required, and not given (who shows this certificate)`},
@@ -307,7 +309,7 @@ func TestGood(t *testing.T) {
 		"admin on IPv6 loopback":  minimal + "admin: {listen: \"[::1]:9443\"}\n",
 		"same port, two hosts":    replace("https:\n", "https:\n  listen: 192.0.2.1:8443\n") + "admin: {listen: \"127.0.0.1:8443\"}\n",
 		"two free ports":          replace("https:\n", "https:\n  listen: 127.0.0.1:0\n") + "admin: {listen: \"127.0.0.1:0\"}\n",
-		"actor without a forge":   replace("- name: main", "- {name: main, writers: {users: [/release]}, signers: [a]}\nsigners: {allowed_signers: s}"),
+		"actor without a forge":   replace("- name: main", "- {name: main, writers: {users: [/#release]}, signers: [a]}\nsigners: {allowed_signers: s}"),
 		"number as an id":         replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: 0042}}]\n",
 		"chain of bases":          replace("- name: main", "- {name: a, base: b}\n  - {name: b, base: c}\n  - name: c"),
 		"sections left empty":     minimal + "admin:\nlimits:\n  facts:\n",

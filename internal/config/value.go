@@ -121,21 +121,24 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// Subject is a user or group as a forge knows it; Forge is empty for an actor that no forge knows.
-type Subject struct{ Forge, ID string }
+// Subject is a user or group as the document names it. Forge is empty for an actor that no forge knows; Name is
+// "#ID" for a user by id.
+type Subject struct{ Forge, Name string }
 
-// String returns "FORGE/ID".
-func (s Subject) String() string { return s.Forge + "/" + s.ID }
+// String returns "FORGE/NAME".
+func (s Subject) String() string { return s.Forge + "/" + s.Name }
 
 func (s *Subject) parse(text, _ string) *fault {
-	forge, id, ok := strings.Cut(text, "/")
-	if !ok || id == "" {
-		return &fault{
-			fmt.Sprintf("%q does not say which forge", text),
-			fmt.Sprintf("write FORGE/ID, such as git.example.com/%s", strings.Trim(text, "/")),
-		}
+	forge, name, ok := strings.Cut(text, "/")
+	switch {
+	case !ok:
+		return &fault{fmt.Sprintf("%q does not say which forge", text), fmt.Sprintf("write FORGE/NAME or FORGE/#ID, such as git.example.com/%s", text)}
+	case name == "" || name == "#":
+		return &fault{fmt.Sprintf("%q names nobody", text), "write FORGE/NAME or FORGE/#ID"}
+	case forge == "" && name[0] != '#':
+		return &fault{fmt.Sprintf("%q names nobody: without a forge there are only ids", text), fmt.Sprintf("write FORGE%s, or /#%s", text, name)}
 	}
-	*s = Subject{forge, id}
+	*s = Subject{forge, name}
 	return nil
 }
 
