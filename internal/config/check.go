@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lychgate/lychgate/authz/source"
 )
 
 var (
@@ -350,43 +352,10 @@ func (p *parser) checkZoneSigners(key string, z Zone, s Signers, identities []st
 func (p *parser) checkPublic(patterns []string) {
 	for i, text := range patterns {
 		key := fmt.Sprintf("public[%d]", i)
-		if f := checkPattern(text); f != nil && p.sound(key) {
-			p.add(key, f.reason, f.hint)
+		if _, err := source.ParsePattern(text); err != nil && p.sound(key) {
+			p.add(key, err.Error(), "write HOST/PATH, such as github.com/openembedded/*")
 		}
 	}
-}
-
-// checkPattern refuses what would make more public than its author can have meant.
-func checkPattern(text string) *fault {
-	const hint = "write HOST/PATH, such as github.com/openembedded/*"
-	host, path, _ := strings.Cut(text, "/")
-	switch {
-	case strings.Contains(text, "://"):
-		return &fault{"a pattern has no scheme", hint}
-	case strings.ContainsAny(text, "@ ?#\\"):
-		return &fault{fmt.Sprintf("not a pattern over host/path: %q", text), hint}
-	case strings.Contains(host, "*"):
-		return &fault{"a pattern over hosts would make strangers' repositories public", hint}
-	case host == "" || path == "":
-		return &fault{fmt.Sprintf("not a pattern over host/path: %q", text), hint}
-	case host != strings.ToLower(host):
-		return &fault{"upper-case letters in a host name match nothing", "write " + strings.ToLower(host) + "/" + path}
-	case strings.HasSuffix(path, ".git"):
-		return &fault{"locators are kept without .git, so this matches nothing", "write " + strings.TrimSuffix(text, ".git")}
-	}
-	return checkSegments(strings.Split(path, "/"), hint)
-}
-
-func checkSegments(segments []string, hint string) *fault {
-	for i, s := range segments {
-		switch {
-		case s == "" || s == "." || s == "..":
-			return &fault{"an empty, '.' or '..' segment in a pattern", hint}
-		case strings.Contains(s, "**") && (s != "**" || i != len(segments)-1):
-			return &fault{"'**' stands only as the last segment", hint}
-		}
-	}
-	return nil
 }
 
 func (p *parser) checkCertificates(c *Config, forges []string) {
@@ -423,11 +392,10 @@ func (p *parser) checkCertificate(key string, cert Certificate) {
 
 // bound is the range of one key.
 type bound struct {
-	key           string
-	value         int64
-	least, most   int64
-	asText        func(int64) string
-	reasonForMost string
+	key         string
+	value       int64
+	least, most int64
+	asText      func(int64) string
 }
 
 func (p *parser) checkBounds(c *Config) {
@@ -437,33 +405,24 @@ func (p *parser) checkBounds(c *Config) {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	second, minute, hour := int64(time.Second), int64(time.Minute), int64(time.Hour)
 	bounds := []bound{
-		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size, ""},
-		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration, ""},
-		{"limits.idle", int64(l.Idle), second, hour, duration, ""},
-		{"limits.progress_window", int64(l.ProgressWindow), second, hour, duration, ""},
-		{"limits.progress_rate", int64(l.ProgressRate), 1, 1 << 30, size, ""},
-		{"limits.drain", int64(l.Drain), 0, hour, duration, ""},
-		{"limits.connections", int64(l.Connections), 1, 1 << 20, number, ""},
-		{"limits.connections_per_address", int64(l.ConnectionsPerAddress), 1, 1 << 20, number, ""},
-		{"limits.requests_per_principal", int64(l.RequestsPerPrincipal), 1, 1 << 20, number, ""},
-		{"limits.streams", int64(l.Streams), 1, 1000, number, ""},
-		{"limits.object_size", int64(l.ObjectSize), 1, 1 << 40, size, ""},
-		{"limits.upload_objects", int64(l.UploadObjects), 1, 100000, number, ""},
-		{"limits.upload_expiry", int64(l.UploadExpiry), minute, 24 * hour, duration, ""},
-		{"limits.statement_size", int64(l.StatementSize), 1 << 10, 64 << 20, size, ""},
-		{"limits.presence_names", int64(l.PresenceNames), 1, 1000000, number, ""},
-		{"limits.facts.soft", int64(l.Facts.Soft), second, 5 * minute, duration, ""},
-		{"limits.facts.hard", int64(l.Facts.Hard), second, 5 * minute, duration, "a revoked right is gone within 5 minutes: that is a promise"},
-		{"limits.facts.negative", int64(l.Facts.Negative), 0, 5 * minute, duration, ""},
-		{"limits.siginfo.window", int64(l.Siginfo.Window), 1 << 10, 8 << 20, size, ""},
-		{"limits.siginfo.output", int64(l.Siginfo.Output), 1 << 10, 64 << 20, size, ""},
-		{"limits.siginfo.ratio", int64(l.Siginfo.Ratio), 1, 10000, number, ""},
+		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size},
+		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},
+		{"limits.idle", int64(l.Idle), second, hour, duration},
+		{"limits.progress_window", int64(l.ProgressWindow), second, hour, duration},
+		{"limits.progress_rate", int64(l.ProgressRate), 1, 1 << 30, size},
+		{"limits.drain", int64(l.Drain), 0, hour, duration},
+		{"limits.connections", int64(l.Connections), 1, 1 << 20, number},
+		{"limits.connections_per_address", int64(l.ConnectionsPerAddress), 1, 1 << 20, number},
+		{"limits.requests_per_principal", int64(l.RequestsPerPrincipal), 1, 1 << 20, number},
+		{"limits.streams", int64(l.Streams), 1, 1000, number},
+		{"limits.object_size", int64(l.ObjectSize), 1, 1 << 40, size},
+		{"limits.upload_objects", int64(l.UploadObjects), 1, 100000, number},
+		{"limits.upload_expiry", int64(l.UploadExpiry), minute, 24 * hour, duration},
+		{"limits.statement_size", int64(l.StatementSize), 1 << 10, 64 << 20, size},
+		{"limits.presence_names", int64(l.PresenceNames), 1, 1000000, number},
 	}
 	for _, b := range bounds {
 		p.checkBound(b)
-	}
-	if p.sound("limits.facts") && l.Facts.Soft > l.Facts.Hard {
-		p.add("limits.facts.soft", "longer than limits.facts.hard", "a fact is refreshed before it ends: make soft the shorter one")
 	}
 }
 
@@ -471,11 +430,7 @@ func (p *parser) checkBound(b bound) {
 	if !p.sound(b.key) || b.value >= b.least && b.value <= b.most {
 		return
 	}
-	hint := fmt.Sprintf("from %s to %s", b.asText(b.least), b.asText(b.most))
-	if b.value > b.most && b.reasonForMost != "" {
-		hint += "; " + b.reasonForMost
-	}
-	p.add(b.key, b.asText(b.value)+" is out of range", hint)
+	p.add(b.key, b.asText(b.value)+" is out of range", fmt.Sprintf("from %s to %s", b.asText(b.least), b.asText(b.most)))
 }
 
 // checkPlaces runs after defaults are filled in: two kinds of data may not share a directory.

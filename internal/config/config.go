@@ -35,8 +35,8 @@ type Config struct {
 	Signers Signers `yaml:"signers"`
 	// Forges are asked what a principal may read. At least one.
 	Forges []Forge `yaml:"forges"`
-	// Public lists sources that everybody may read, as patterns over "host/path": '*' stands for a part of one
-	// segment, '**' as the last segment for everything below. The host is always written out. Default none.
+	// Public lists sources that everybody may read, each as [source.Pattern] has it: [TYPE+]HOST/PATH, where '*' stands
+	// for a part of one segment and '**' for whole segments. Default none.
 	Public []string `yaml:"public"`
 	// Tokens says how gate tokens are kept.
 	Tokens Tokens `yaml:"tokens"`
@@ -210,7 +210,8 @@ type Audit struct {
 	Segment Size `yaml:"segment"`
 }
 
-// Limits bounds what a client may cost.
+// Limits bounds what a client may cost. What is a promise rather than a taste has no key: the age of permissions, the
+// sizes of names, headers and siginfo files.
 type Limits struct {
 	// HeaderRead is how long a request's headers may take. Default 5s.
 	HeaderRead time.Duration `yaml:"header_read"`
@@ -241,30 +242,6 @@ type Limits struct {
 	StatementSize Size `yaml:"statement_size"`
 	// PresenceNames is how many names one presence request may ask for. Default 50000.
 	PresenceNames int `yaml:"presence_names"`
-	// Facts bounds the age of what forges said.
-	Facts Facts `yaml:"facts"`
-	// Siginfo bounds the reading of siginfo files.
-	Siginfo Siginfo `yaml:"siginfo"`
-}
-
-// Facts bounds the age of permissions. Soft may not exceed hard.
-type Facts struct {
-	// Soft is the age from which a fact is refreshed in the background. Default 60s.
-	Soft time.Duration `yaml:"soft"`
-	// Hard is the age from which a fact is worth nothing, also when the forge is down. Default 5m, and at most that.
-	Hard time.Duration `yaml:"hard"`
-	// Negative is how long a "no" is remembered. Default 10s.
-	Negative time.Duration `yaml:"negative"`
-}
-
-// Siginfo bounds decompression.
-type Siginfo struct {
-	// Window is the largest zstd window. Default 8MiB.
-	Window Size `yaml:"window"`
-	// Output is the largest decompressed file. Default 16MiB.
-	Output Size `yaml:"output"`
-	// Ratio is the largest ratio of output to input. Default 200.
-	Ratio int `yaml:"ratio"`
 }
 
 // defaults is the document that says nothing.
@@ -280,8 +257,6 @@ func defaults() *Config {
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
 			Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096, Streams: 100,
 			ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20, PresenceNames: 50000,
-			Facts:   Facts{Soft: time.Minute, Hard: 5 * time.Minute, Negative: 10 * time.Second},
-			Siginfo: Siginfo{Window: 8 << 20, Output: 16 << 20, Ratio: 200},
 		},
 	}
 }
