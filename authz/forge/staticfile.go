@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/source"
 )
 
 // maxStaticFile bounds the file of a [Static] forge, in bytes.
@@ -39,7 +40,7 @@ const maxStaticFile = 8 << 20
 //	  - {repos: ["public/**"], users: ["*"]}          # "*" is every user of this file
 //	  - {repos: ["teamA/*"], groups: [team-a], users: [bob]}
 //
-// "*" in a path stands for any text without '/', "**" for any number of whole segments.
+// The paths under access are patterns: [source.PathPattern].
 type staticFile struct {
 	Hosts       []string       `yaml:"hosts"`
 	Users       []staticUser   `yaml:"users"`
@@ -102,7 +103,7 @@ type snapshot struct {
 // account is a user with the repositories that access rules give it.
 type account struct {
 	user User
-	may  []pathPattern
+	may  []source.PathPattern
 }
 
 // compiler turns one file into a snapshot, or says at which line it cannot.
@@ -329,10 +330,10 @@ func (c *compiler) access() error {
 		if len(rule.Repos) == 0 || len(rule.Users)+len(rule.Groups) == 0 {
 			return c.wrong("an access rule needs repos, and users or groups", "complete or remove it", "access", i)
 		}
-		patterns := make([]pathPattern, len(rule.Repos))
+		patterns := make([]source.PathPattern, len(rule.Repos))
 		for j, text := range rule.Repos {
 			var err error
-			if patterns[j], err = parsePathPattern(text); err != nil {
+			if patterns[j], err = source.ParsePathPattern(text); err != nil {
 				return c.wrong(err.Error(), "write a path such as teamA/tool, teamA/* or teamA/**", "access", i, "repos", j)
 			}
 		}
@@ -345,7 +346,7 @@ func (c *compiler) access() error {
 
 // grant gives patterns to the users of rule i. An unknown user is a mistake worth stopping for; a group without
 // members is not, since the last member may have left.
-func (c *compiler) grant(i int, rule staticAccess, patterns []pathPattern) error {
+func (c *compiler) grant(i int, rule staticAccess, patterns []source.PathPattern) error {
 	for j, name := range rule.Users {
 		if name != "*" && c.snap.byName[name] == nil {
 			return c.wrong(fmt.Sprintf("access names the unknown user %q", clip(name)), "add it to users, or remove it here", "access", i, "users", j)
@@ -395,7 +396,7 @@ func (s *snapshot) access(userID, repoID string) Access {
 		return None
 	}
 	for _, p := range a.may {
-		if p.match(path) {
+		if p.Match(path) {
 			return Read
 		}
 	}

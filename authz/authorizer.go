@@ -1,0 +1,336 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/authz/source"
+)
+
+// ErrUnavailable is wrapped by errors that say nothing about the asker: something that had to be asked did not answer.
+// Asking again may succeed.
+var ErrUnavailable = errors.New("cannot be decided now")
+
+const (
+	// softAge is how long a principal's groups, roles and facts are used before they are asked for again.
+	softAge = 60 * time.Second
+	// negativeAge is softAge for "may not read": new grants should work soon.
+	negativeAge = 10 * time.Second
+	// hardAge is when a fact is worth nothing, whatever its provider promises.
+	hardAge = 300 * time.Second
+	// degradedAge is how long a question that a forge left open turns a principal's denials into Unavailable.
+	degradedAge = 10 * time.Second
+	// policyDeadline bounds one evaluation. It is far above what one costs, so that a busy machine does not turn into
+	// missing artifacts in the middle of a build.
+	policyDeadline = 500 * time.Millisecond
+	// tries is how often an answer is sought before one that an invalidation overtook is given up.
+	tries = 2
+
+	maxViews = 10_000
+	maxMemo  = 4_096  // answers per view
+	maxFacts = 20_000 // facts per view
+	maxPlans = 20_000
+)
+
+// Directory tells the state of a forge's users. Its error wraps [forge.ErrNoUser] for a user that the forge does not
+// know. It is safe for concurrent use. [forge.Multi] is one.
+type Directory interface {
+	User(ctx context.Context, forge, id string) (forge.User, error)
+}
+
+// Config is what an [Authorizer] needs. Everything but Public, Grants and Now is required.
+type Config struct {
+	Records   provenance.Store
+	Forge     forge.Provider
+	Directory Directory
+	Policy    Policy
+	Public    source.Patterns // sources that anybody may read
+	Zones     []artifact.Zone
+	Grants    []Grant
+	Now       func() time.Time // time.Now when nil
+}
+
+// Authorizer decides. It is safe for concurrent use.
+//
+// What it learns of a principal lives in a view: groups and roles, facts, and the answers that rested on them. A view is
+// used for 60 s at most, an answer for as long as each of its facts, and an invalidation ends both at once: a view
+// carries the epoch that it was made in, and is worth nothing in another.
+type Authorizer struct {
+	records   provenance.Store
+	forge     forge.Provider
+	directory Directory
+	policy    Policy
+	public    source.Patterns
+	chains    map[string][]string // a zone and, behind it, its bases
+	grants    []grant
+	now       func() time.Time
+
+	// Epochs only count up. A principal's epoch is the sum of all and of one of some, chosen by its name: two
+	// principals that share one are invalidated together, which costs time and never an answer that is too old.
+	all  atomic.Uint64
+	some [512]atomic.Uint64
+	seed maphash.Seed
+
+	// mu guards views and byPrincipal, two ways to the same views, and swept.
+	mu          sync.RWMutex
+	views       map[viewKey]*view
+	byPrincipal map[*authn.Principal]*view
+	swept       int64
+
+	plans plans
+
+	// forgetful turns remembering of answers off, to compare with.
+	forgetful bool
+}
+
+// New checks c and returns an Authorizer.
+func New(c Config) (*Authorizer, error) {
+	for _, need := range []struct {
+		name    string
+		missing bool
+	}{
+		{"Records", c.Records == nil}, {"Forge", c.Forge == nil}, {"Directory", c.Directory == nil}, {"Policy", c.Policy == nil},
+	} {
+		if need.missing {
+			return nil, fmt.Errorf("make authorizer: Config.%s is missing", need.name)
+		}
+	}
+	chains, err := zoneChains(c.Zones)
+	if err != nil {
+		return nil, err
+	}
+	grants, err := parseGrants(c.Grants, chains)
+	if err != nil {
+		return nil, err
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Authorizer{
+		records: c.Records, forge: c.Forge, directory: c.Directory, policy: c.Policy,
+		public: slices.Clone(c.Public), chains: chains, grants: grants, now: c.Now,
+		seed:        maphash.MakeSeed(),
+		views:       make(map[viewKey]*view),
+		byPrincipal: make(map[*authn.Principal]*view),
+		plans:       plans{known: make(map[setPair]*plan)},
+	}, nil
+}
+
+// zoneChains returns, for each zone, the zones a read looks through.
+func zoneChains(zones []artifact.Zone) (map[string][]string, error) {
+	bases := make(map[string]string)
+	for _, z := range zones {
+		if _, twice := bases[z.Name]; twice {
+			return nil, fmt.Errorf("zone %q is configured twice: give each zone a name of its own", z.Name)
+		}
+		bases[z.Name] = z.Base
+	}
+	chains := make(map[string][]string)
+	for _, z := range zones {
+		for name := z.Name; name != ""; name = bases[name] {
+			if _, ok := bases[name]; !ok {
+				return nil, fmt.Errorf("zone %q rests on the unknown zone %q: configure it, or remove base", z.Name, name)
+			}
+			if slices.Contains(chains[z.Name], name) {
+				return nil, fmt.Errorf("zone %q rests on itself: remove one base from the circle %q", z.Name, chains[z.Name])
+			}
+			chains[z.Name] = append(chains[z.Name], name)
+		}
+	}
+	return chains, nil
+}
+
+// InvalidateAll makes everything learnt so far worthless. Answers still on their way from a forge are discarded.
+func (a *Authorizer) InvalidateAll() {
+	a.all.Add(1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.views)
+	clear(a.byPrincipal)
+}
+
+// Invalidate is [Authorizer.InvalidateAll] for one user of a forge, by the immutable id.
+func (a *Authorizer) Invalidate(forge, id string) { a.epochOf(forge, id).Add(1) }
+
+func (a *Authorizer) epochOf(forge, id string) *atomic.Uint64 {
+	h := maphash.Comparable(a.seed, [2]string{forge, id})
+	return &a.some[h%uint64(len(a.some))]
+}
+
+// Answer is what [Authorizer.Decide] returns.
+type Answer struct {
+	// Decision is shared and must not be changed. When it was remembered its Facts.Inputs are nil: they are many, and
+	// only the direct sources are kept.
+	Decision   *Decision
+	Record     provenance.Record // zero when there is none
+	Remembered bool
+	// FactsAt is when the oldest fact it rested on was learnt; zero when it rested on none.
+	FactsAt time.Time
+}
+
+// Decide answers r. The Decision is never nil, and an error comes only with one that does not allow.
+//
+// The principal is judged as it is now, not as r.Principal says: a session may keep the principal that it got from
+// [Authorizer.Identify] for as long as it likes.
+//
+// A name is looked up in its zone, then in the zone's bases; the first record found decides. Its claims are alternatives:
+// the first that policy allows is enough. What policy cannot override: no record, a claim without direct sources or with
+// an unresolvable one, a missing source set, a direct source that a forge did not answer for or whose fact has expired, a
+// refused user, an anonymous one without AnonymousOK, and a policy that fails.
+//
+// Denied and absent cost alike: one lookup, and an answer of the policy, remembered or not, on the sources or on none.
+// They differ when a forge does not answer. A denial that would be an allow if every open question were answered with yes
+// is Unavailable, a 503 for machines; taking it for absent would silently rebuild the world whenever a forge is away.
+// That would tell recorded names from others, so for the 10 s after an open question every denial of that principal is
+// Unavailable, absent names included: what remains is the first question of an outage.
+func (a *Authorizer) Decide(ctx context.Context, r *Request) (Answer, error) {
+	if err := r.check(); err != nil {
+		return denied(Deny, codeRequest, err)
+	}
+	for range tries {
+		v, err := a.viewOf(ctx, r.Principal)
+		if err != nil {
+			return refused(err)
+		}
+		answer, err := a.decide(ctx, v, r)
+		if a.current(v) {
+			return answer, err
+		}
+	}
+	return denied(Unavailable, codeMoved, fmt.Errorf("permissions changed while they were read: %w", ErrUnavailable))
+}
+
+// check refuses a question that no door should ask.
+func (r *Request) check() error {
+	switch {
+	case r.Principal == nil:
+		return errors.New("decide: request without principal")
+	case r.Action == Write && r.Write == nil:
+		return errors.New("decide: write without a verified statement")
+	}
+	return nil
+}
+
+// aboutArtifact reports whether r needs a record: it asks about one name, to see or read it.
+func (r *Request) aboutArtifact() bool {
+	return r.Ref.Path != "" && (r.Action == Read || r.Action == Stat || r.Action == List)
+}
+
+// refused is the answer to somebody whom the forge refuses, or could not tell about.
+func refused(err error) (Answer, error) {
+	if errors.Is(err, authn.ErrRefused) {
+		return denied(Deny, codeUser, err)
+	}
+	return denied(Unavailable, codeUserUnknown, err)
+}
+
+// denied is an answer for want of what a decision needs.
+func denied(v Verdict, code string, err error) (Answer, error) {
+	return Answer{Decision: &Decision{Verdict: v, Rule: hostRule, Reasons: []string{code + ": " + err.Error()}}}, err
+}
+
+func (a *Authorizer) decide(ctx context.Context, v *view, r *Request) (Answer, error) {
+	q := question{view: v, request: r, now: a.now(), print: a.policy.Footprint()}
+	switch {
+	case r.aboutArtifact():
+		return a.decideRecord(ctx, &q)
+	case r.Action == Write:
+		return a.decideWrite(ctx, &q)
+	default:
+		return a.settle(ctx, &q, claimed{zone: r.Ref.Zone})
+	}
+}
+
+// decideRecord answers about the record of a name.
+func (a *Authorizer) decideRecord(ctx context.Context, q *question) (Answer, error) {
+	record, err := a.lookup(ctx, q.request.Ref)
+	if err != nil && !errors.Is(err, provenance.ErrNoRecord) {
+		return denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
+	}
+	if err != nil {
+		answer, err := a.settle(ctx, q, claimed{zone: q.request.Ref.Zone})
+		return q.view.veil(answer, q.now), err
+	}
+	answer, err := a.decideClaims(ctx, q, &record)
+	answer.Record = record
+	if answer.Decision.Verdict == Deny {
+		answer = q.view.veil(answer, q.now)
+	}
+	return answer, err
+}
+
+// lookup finds the record of ref in its zone or the nearest base that has one. A zone that is not configured has none.
+func (a *Authorizer) lookup(ctx context.Context, ref artifact.Ref) (provenance.Record, error) {
+	for _, zone := range a.chains[ref.Zone] {
+		ref.Zone = zone
+		record, err := a.records.Lookup(ctx, ref)
+		if err == nil || !errors.Is(err, provenance.ErrNoRecord) {
+			return record, err
+		}
+	}
+	return provenance.Record{}, provenance.ErrNoRecord
+}
+
+// decideClaims tries the claims of a record in order. Without an allow, an answer that may still become one wins over a
+// denial, and the first over the later ones.
+func (a *Authorizer) decideClaims(ctx context.Context, q *question, record *provenance.Record) (Answer, error) {
+	var best Answer
+	var bestErr error
+	for i := range record.Claims {
+		c := claimed{recorded: true, zone: record.Ref.Zone, claim: &record.Claims[i], since: record.Time}
+		answer, err := a.settle(ctx, q, c)
+		if answer.Decision.Verdict == Allow {
+			return answer, nil
+		}
+		if best.Decision == nil || best.Decision.Verdict == Deny && answer.Decision.Verdict == Unavailable {
+			best, bestErr = answer, err
+		}
+	}
+	if best.Decision == nil {
+		return denied(Deny, codeNoSources, fmt.Errorf("decide %q: record without a claim", record.Ref.Name()))
+	}
+	return best, bestErr
+}
+
+// decideWrite answers a write. Its sources are what the statement says; nothing of it is remembered.
+func (a *Authorizer) decideWrite(ctx context.Context, q *question) (Answer, error) {
+	w := q.request.Write
+	p := a.newPlan(orEmpty(w.Sources), orEmpty(w.Inputs))
+	claim := provenance.Claim{Sources: p.sets.sources, Inputs: p.sets.inputs, Signer: w.Signer}
+	return a.judge(ctx, q, &claimed{zone: q.request.Ref.Zone, claim: &claim}, p).answer()
+}
+
+func orEmpty(s *source.Set) *source.Set {
+	if s == nil {
+		return source.NewSet(nil)
+	}
+	return s
+}
+
+// settle answers q about one claim, or about the lack of one, from memory if it can.
+func (a *Authorizer) settle(ctx context.Context, q *question, c claimed) (Answer, error) {
+	key := q.key(&c)
+	m, changes, ok := q.view.recall(&key, q.now, c.since)
+	if ok && !a.forgetful {
+		return Answer{Decision: m.decision, Remembered: true, FactsAt: m.oldest}, nil
+	}
+	p, err := a.planFor(ctx, c.claim)
+	if err != nil {
+		return denied(Deny, codeMissingSet, err)
+	}
+	j := a.judge(ctx, q, &c, p)
+	if j.lasting(q) {
+		q.view.remember(key, remembered{j.decision, j.until, j.oldest}, changes)
+	}
+	return j.answer()
+}
