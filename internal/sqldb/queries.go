@@ -1,0 +1,77 @@
+package sqldb
+
+import "fmt"
+
+// Every statement that is run, in one place, so that another dialect has one place to differ in.
+
+const (
+	selectVersion = "SELECT coalesce(max(version), 0) FROM schema_version"
+	insertVersion = "INSERT INTO schema_version (version, name, applied) VALUES (?, ?, ?)"
+
+	dataVersion = "PRAGMA data_version"
+)
+
+var createVersions = fmt.Sprintf(`PRAGMA application_id = %d;
+CREATE TABLE schema_version (
+    version INTEGER PRIMARY KEY,
+    name    TEXT NOT NULL,
+    applied INTEGER NOT NULL -- microseconds since 1970
+) STRICT;`, applicationID)
+
+// Following the tables.
+const (
+	newWords      = "SELECT id, text FROM words WHERE id > ? ORDER BY id"
+	newClaims     = "SELECT id, statement, sources, inputs, signer FROM claims WHERE id > ? ORDER BY id"
+	lastRecord    = "SELECT coalesce(max(id), 0) FROM records"
+	rangeRecords  = "SELECT id, key, digest, size, place, claim, writer, time FROM records WHERE id > ? AND id <= ? ORDER BY id"
+	newAmendments = `SELECT a.id, r.key, coalesce(a.claim, 0), coalesce(a.place, -1)
+FROM amendments a JOIN records r ON r.id = a.record WHERE a.id > ? ORDER BY a.id`
+	newTokens = "SELECT change, mac, id, principal, created, expires, note, revoked FROM tokens WHERE change > ? ORDER BY change"
+)
+
+// Publishing.
+const (
+	insertWord     = "INSERT INTO words (text) VALUES (?) ON CONFLICT DO NOTHING"
+	selectWord     = "SELECT id FROM words WHERE text = ?"
+	insertSet      = "INSERT INTO sets (id, text) VALUES (?, ?) ON CONFLICT DO NOTHING"
+	hasSet         = "SELECT count(*) FROM sets WHERE id = ?"
+	insertEnvelope = "INSERT INTO envelopes (digest, body) VALUES (?, ?) ON CONFLICT DO NOTHING"
+	insertClaim    = "INSERT INTO claims (statement, sources, inputs, signer) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+	selectClaim    = "SELECT id FROM claims WHERE statement = ? AND sources = ? AND inputs = ? AND signer = ?"
+	selectRecord   = `SELECT r.id, r.digest, coalesce((SELECT min(a.place) FROM amendments a WHERE a.record = r.id), r.place)
+FROM records r WHERE r.key = ?`
+	insertRecord = `INSERT INTO records (key, digest, size, place, claim, writer, time, zone)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`
+	insertName   = "INSERT INTO names (zone, path, part, kind, record) VALUES (?, ?, ?, ?, ?)"
+	hasStatement = `SELECT count(*) FROM claims c WHERE c.statement = ?1 AND (
+    c.id = (SELECT claim FROM records WHERE id = ?2) OR c.id IN (SELECT claim FROM amendments WHERE record = ?2))`
+	insertAmendment = "INSERT INTO amendments (record, claim, place) VALUES (?, ?, ?)"
+	insertKept      = `INSERT INTO kept (record, digest, claim, size, writer, time) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING`
+	insertChunks = "INSERT INTO chunks (digest, body) VALUES (?, ?) ON CONFLICT DO NOTHING"
+)
+
+// Reading what is not kept in memory.
+const (
+	selectSet      = "SELECT text FROM sets WHERE id = ?"
+	selectEnvelope = "SELECT body FROM envelopes WHERE digest = ?"
+	selectChunks   = "SELECT body FROM chunks WHERE digest = ?"
+	selectInputs   = `SELECT c.inputs FROM records r JOIN claims c ON c.id = r.claim WHERE r.digest = ?1 AND r.zone = ?2
+UNION SELECT c.inputs FROM records r JOIN amendments a ON a.record = r.id JOIN claims c ON c.id = a.claim
+WHERE r.digest = ?1 AND r.zone = ?2`
+	// The row values walk names in the order of its primary key, one page at a time.
+	pageNames = `SELECT zone, path, part, kind FROM names
+WHERE (zone, path, part, kind) > (?, ?, ?, ?) ORDER BY zone, path, part, kind LIMIT ?`
+	prefixNames = `SELECT zone, path, part, kind FROM names
+WHERE zone = ? AND path >= ? AND (?3 = '' OR path < ?3) ORDER BY path, part, kind LIMIT ?`
+)
+
+// Tokens.
+const (
+	insertToken = `INSERT INTO tokens (mac, id, principal, created, expires, note, change)
+VALUES (?, ?, ?, ?, ?, ?, (SELECT coalesce(max(change), 0) + 1 FROM tokens))`
+	takenToken  = "SELECT count(*) FROM tokens WHERE mac = ? OR id = ?"
+	revokeToken = `UPDATE tokens SET revoked = 1, change = (SELECT max(change) + 1 FROM tokens) WHERE id = ? AND revoked = 0`
+	// The newest change stays, so that change numbers never come again.
+	forgetTokens = "DELETE FROM tokens WHERE expires < ? AND change < (SELECT max(change) FROM tokens)"
+)

@@ -1,0 +1,190 @@
+package sqldb
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/lychgate/lychgate/authz/authn"
+)
+
+const (
+	// keepExpired is how long an expired token stays in the file.
+	keepExpired = 30 * 24 * time.Hour
+	// sweepEvery is how often expired tokens leave memory.
+	sweepEvery = 10 * time.Minute
+)
+
+// tokenRow is a row of the table of tokens.
+type tokenRow struct {
+	change  int64
+	mac     [32]byte
+	info    authn.TokenInfo
+	revoked bool
+}
+
+// principalJSON is how a principal lies in the file.
+type principalJSON struct {
+	Forge  string         `json:"forge"`
+	ID     string         `json:"id"`
+	Name   string         `json:"name"`
+	Kind   authn.Kind     `json:"kind"`
+	Groups []string       `json:"groups,omitempty"`
+	Roles  []string       `json:"roles,omitempty"`
+	Claims map[string]any `json:"claims,omitempty"`
+}
+
+func marshalPrincipal(p authn.Principal) (string, error) {
+	text, err := json.Marshal(principalJSON{p.Forge, p.ID, p.Name, p.Kind, p.Groups, p.Roles, p.Claims})
+	return string(text), err
+}
+
+func unmarshalPrincipal(text []byte) (authn.Principal, error) {
+	var p principalJSON
+	if err := json.Unmarshal(text, &p, json.RejectUnknownMembers(true)); err != nil {
+		return authn.Principal{}, err
+	}
+	return authn.Principal{
+		Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: p.Kind, Groups: p.Groups, Roles: p.Roles, Claims: p.Claims,
+	}, nil
+}
+
+func scanToken(rows *sql.Rows) (row tokenRow, err error) {
+	var mac, principal sql.RawBytes
+	var created, expires int64
+	err = rows.Scan(&row.change, &mac, &row.info.ID, &principal, &created, &expires, &row.info.Note, &row.revoked)
+	if err != nil {
+		return row, err
+	}
+	if copy(row.mac[:], mac) != len(row.mac) {
+		return row, fmt.Errorf("token %q is cut short: %w", row.info.ID, ErrCorrupt)
+	}
+	if row.info.Principal, err = unmarshalPrincipal(principal); err != nil {
+		return row, fmt.Errorf("token %q: %w: %w", row.info.ID, ErrCorrupt, err)
+	}
+	row.info.Created, row.info.Expires = time.UnixMicro(created).UTC(), time.UnixMicro(expires).UTC()
+	return row, nil
+}
+
+// tokenIndex holds the tokens that are not revoked.
+type tokenIndex struct {
+	mu    sync.RWMutex // guards everything below
+	byMAC map[[32]byte]*authn.TokenInfo
+	swept time.Time
+}
+
+func (x *tokenIndex) apply(row tokenRow) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if row.revoked {
+		delete(x.byMAC, row.mac)
+		return
+	}
+	if x.byMAC == nil {
+		x.byMAC = make(map[[32]byte]*authn.TokenInfo)
+	}
+	x.byMAC[row.mac] = &row.info
+}
+
+// expire drops, now and then, the tokens that have expired.
+func (x *tokenIndex) expire(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if now.Sub(x.swept) < sweepEvery {
+		return
+	}
+	x.swept = now
+	maps.DeleteFunc(x.byMAC, func(_ [32]byte, info *authn.TokenInfo) bool { return info.Expires.Before(now) })
+}
+
+func (x *tokenIndex) get(mac [32]byte) (authn.TokenInfo, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	info, ok := x.byMAC[mac]
+	if !ok {
+		return authn.TokenInfo{}, false
+	}
+	return *info, true
+}
+
+func (x *tokenIndex) list() []authn.TokenInfo {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]authn.TokenInfo, 0, len(x.byMAC))
+	for _, info := range x.byMAC {
+		all = append(all, *info)
+	}
+	slices.SortFunc(all, func(a, b authn.TokenInfo) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+// TokenByMAC implements [authn.TokenStore]. It answers from memory that was compared with the file at most a second ago;
+// when it cannot be, that is its error, for a token revoked meanwhile must not pass.
+func (db *DB) TokenByMAC(ctx context.Context, mac [32]byte) (authn.TokenInfo, error) {
+	if err := db.ensureFresh(ctx); err != nil {
+		return authn.TokenInfo{}, err
+	}
+	info, ok := db.tokens.get(mac)
+	if !ok {
+		return authn.TokenInfo{}, authn.ErrNoToken
+	}
+	return info, nil
+}
+
+// PutToken implements [authn.TokenStore]. It also forgets tokens that expired 30 days ago.
+func (db *DB) PutToken(ctx context.Context, mac [32]byte, info authn.TokenInfo) error {
+	principal, err := marshalPrincipal(info.Principal)
+	if err != nil {
+		return fmt.Errorf("encode principal of token %q: %w", info.ID, err)
+	}
+	err = db.write(ctx, func(b *batch) error {
+		taken, err := b.one(ctx, takenToken, mac[:], info.ID)
+		if err != nil {
+			return err
+		}
+		if taken != 0 {
+			return authn.ErrTokenExists
+		}
+		if _, err := b.exec(ctx, forgetTokens, db.now().Add(-keepExpired).UnixMicro()); err != nil {
+			return err
+		}
+		_, err = b.exec(ctx, insertToken, mac[:], info.ID, principal, info.Created.UnixMicro(), info.Expires.UnixMicro(), info.Note)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("put token %q: %w", info.ID, err)
+	}
+	return nil
+}
+
+// Tokens implements [authn.TokenStore].
+func (db *DB) Tokens(ctx context.Context) ([]authn.TokenInfo, error) {
+	if err := db.refresh(ctx); err != nil {
+		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	return db.tokens.list(), nil
+}
+
+// RevokeToken implements [authn.TokenStore].
+func (db *DB) RevokeToken(ctx context.Context, id string) error {
+	err := db.write(ctx, func(b *batch) error {
+		n, err := b.exec(ctx, revokeToken, id)
+		if err == nil && n == 0 {
+			return authn.ErrNoToken
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("revoke token %q: %w", id, err)
+	}
+	return nil
+}
