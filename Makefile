@@ -1,0 +1,60 @@
+# Lychgate. `make` lists what there is; the words behind ## are its text.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO          ?= go
+STATICCHECK := bin/tools/staticcheck-v0.8.2
+GOFUMPT     := bin/tools/gofumpt-v0.12.0
+T           ?= 30s
+
+.PHONY: help run build test test-full check bench fuzz packages clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: build ## Build and start the quickstart on 127.0.0.1:8443 (ARGS="--sstate DIR" for another cache)
+	bin/lychgate quickstart $(ARGS)
+
+build: ## Build bin/lychgate: one static binary, without cgo
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/lychgate ./cmd/lychgate
+
+test: packages ## Run the whole suite with the race detector
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m ./...
+
+test-full: test fuzz ## Run the suite, then every fuzz target for T each
+
+check: $(STATICCHECK) $(GOFUMPT) ## Vet, lint, format, floors, versions, documentation, a build without cgo
+	$(GO) mod verify
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	@unformatted=$$($(GOFUMPT) -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "run: $(GOFUMPT) -w" $$unformatted >&2; exit 1; }
+	$(GO) test -count=1 .
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/lychgate ./cmd/lychgate
+	bin/lychgate version
+
+bench: build ## Measure: the Go benchmarks, then the gate beside its peers
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./...
+	@if [ -d internal/bench ]; then $(GO) run ./internal/bench; else echo "internal/bench is not there yet: no peers were measured"; fi
+
+fuzz: ## Run every fuzz target for T each (make fuzz T=10m)
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort | while IFS=: read -r file name; do \
+		echo "$${name#func } in $$(dirname "$$file") for $(T)"; \
+		$(GO) test -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(T) "$$(dirname "$$file")"; \
+	done
+
+packages:
+	@.ci/packages
+
+$(STATICCHECK):
+	GOBIN=$(CURDIR)/bin/tools $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	mv bin/tools/staticcheck $@
+
+$(GOFUMPT):
+	GOBIN=$(CURDIR)/bin/tools $(GO) install mvdan.cc/gofumpt@v0.12.0
+	mv bin/tools/gofumpt $@
+
+clean: ## Remove what was built, and the quickstart's state
+	rm -rf bin var
