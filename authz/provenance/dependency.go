@@ -160,9 +160,10 @@ func describeArtifact(a Dependency) dependencyJSON {
 
 // describe returns the one descriptor of a source. Repo is left out.
 func describe(role string, s source.Source) (dependencyJSON, error) {
+	s.Repo = ""
 	d := dependencyJSON{Annotations: annotationsJSON{Role: role, Reason: s.Reason}}
-	if err := checkSource(s); err != nil {
-		return d, fmt.Errorf("source %s %q: %w", s.Type, s.Locator.Host+"/"+s.Locator.Path, err)
+	if err := s.Check(); err != nil {
+		return d, fmt.Errorf("source %q: %w", s, err)
 	}
 	switch {
 	case s.Rev != "" && s.Type == source.Git && (isHex(s.Rev, 40) || isHex(s.Rev, 64)):
@@ -220,41 +221,6 @@ func parseURI(uri string, s *source.Source) error {
 	}
 	if s.Locator.Path, err = url.PathUnescape(path); err != nil {
 		return fmt.Errorf("uri %.200q: %w", uri, err)
-	}
-	return nil
-}
-
-// checkSource refuses what package source never makes, so that a signed statement cannot hold a locator that looks like
-// another: matching patterns and forges compare locators as plain text.
-func checkSource(s source.Source) error {
-	for _, text := range []string{s.Locator.Host, s.Locator.Path, s.Rev, s.Reason} {
-		if err := checkText(text); err != nil {
-			return err
-		}
-	}
-	if s.Type == source.Unresolvable {
-		if s.Locator != (source.Locator{}) {
-			return errors.New("an unresolvable source has no locator")
-		}
-		return nil
-	}
-	if _, ok := uriScheme(s.Type); !ok {
-		return fmt.Errorf("type %q is unknown", s.Type)
-	}
-	switch {
-	case s.Reason != "":
-		return fmt.Errorf("a source of type %s has no reason", s.Type)
-	case s.Locator.Host == "" && s.Locator.Path == "":
-		return errors.New("the locator is empty")
-	case strings.ContainsAny(s.Locator.Host, "@/\\%?# ") || s.Locator.Host != strings.ToLower(s.Locator.Host):
-		return fmt.Errorf("host %q is not normalised", s.Locator.Host)
-	case strings.Contains(s.Locator.Path, "\\"):
-		return fmt.Errorf("path %q is not normalised", s.Locator.Path)
-	}
-	for segment := range strings.SplitSeq(s.Locator.Path, "/") {
-		if segment == "." || segment == ".." {
-			return fmt.Errorf("path %q is not normalised", s.Locator.Path)
-		}
 	}
 	return nil
 }
