@@ -1,8 +1,18 @@
 // Package source reads what an artifact was built from: entries of SRC_URI, normalised so that one repository
 // has one name, and the interned sets that thousands of artifacts share.
 //
-// It is pure: nothing here does I/O, and no entry is ever fetched.
+// It is pure: nothing here does I/O, and no entry is ever fetched. Normalising errs on the side of two names for one
+// place, which costs a denial, and never gives two places one name, which would be a leak: upper and lower case stay
+// apart in paths, and what is ambiguous is [Unresolvable].
 package source
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // Type says how a source is kept, and with it what can decide about it.
 type Type string
@@ -24,9 +34,21 @@ const (
 	Unresolvable Type = "unresolvable"
 )
 
-// Locator is where a source lives: the normalised host, with a port when it is not the scheme's own, and the path.
-// It never holds a user name or a password.
+// located reports whether t is a type whose sources have a locator.
+func (t Type) located() bool {
+	switch t {
+	case Git, Hg, Svn, Perforce, ClearCase, HTTP, SSH, Bucket, NPM, Crate, GoModule:
+		return true
+	}
+	return false
+}
+
+// Locator is where a source lives: the normalised host, with a port when it is not the scheme's own, and the path,
+// decoded and without a leading slash. It never holds a user name or a password.
 type Locator struct{ Host, Path string }
+
+// String returns "host/path".
+func (l Locator) String() string { return l.Host + "/" + l.Path }
 
 // Source is one entry of SRC_URI, normalised. It is comparable.
 type Source struct {
@@ -38,4 +60,78 @@ type Source struct {
 	Repo string
 	// Reason says, for Unresolvable, why; it is safe to print and holds no credential.
 	Reason string
+}
+
+// String returns a form for people: "git+git.example.com/team/zlib@rev", or "unresolvable(reason)".
+func (s Source) String() string {
+	if s.Type == Unresolvable {
+		return string(Unresolvable) + "(" + s.Reason + ")"
+	}
+	text := string(s.Type) + "+" + s.Locator.String()
+	if s.Rev != "" {
+		text += "@" + s.Rev
+	}
+	return text
+}
+
+const (
+	maxPath = 1024 // octets of Locator.Path
+	maxText = 1024 // octets of Reason and of Repo
+	maxRev  = 256
+)
+
+// Check returns an error unless s is in the one form that [Parse] makes: a known type, a normalised locator for every
+// type but [Unresolvable], and a reason for that one. Equal places are equal text only in that form.
+func (s Source) Check() error {
+	if s.Rev != "" && !validRev(s.Rev) {
+		return errors.New("the revision is none")
+	}
+	if s.Type == Unresolvable {
+		if s.Locator != (Locator{}) || s.Repo != "" || s.Reason == "" || !printable(s.Reason, maxText) {
+			return errors.New("an unresolvable source has a printable reason, no locator and no repository")
+		}
+		return nil
+	}
+	switch {
+	case !s.Type.located():
+		return fmt.Errorf("type %.40q is unknown", string(s.Type))
+	case s.Reason != "":
+		return fmt.Errorf("a source of type %s has no reason", s.Type)
+	case !printable(s.Repo, maxText):
+		return errors.New("the repository id is not printable")
+	case !canonicalHost(s.Locator.Host):
+		return errors.New("the host is not normalised")
+	case s.Locator.Path == "" && s.Type == GoModule: // a module may be named by its host alone
+		return nil
+	}
+	if clean, err := cleanPath(s.Locator.Path); err != nil || clean != s.Locator.Path {
+		return errors.New("the path is not normalised")
+	}
+	if s.Type == Git {
+		return checkRepository(s.Locator.Path)
+	}
+	return nil
+}
+
+// printable reports whether s is UTF-8 of at most limit octets without controls, format characters or any space but
+// U+0020. So it holds no tab and no line feed.
+func printable(s string, limit int) bool {
+	if len(s) > limit || !utf8.ValidString(s) {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// validRev accepts hashes, versions, tags, numbers and checksums.
+func validRev(s string) bool {
+	if len(s) > maxRev {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return !isAlnum(r) && !strings.ContainsRune("._+-/:~^=", r)
+	}) < 0
+}
+
+func isAlnum(r rune) bool {
+	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
