@@ -2,12 +2,12 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/go-json-experiment/json"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
@@ -230,5 +230,5 @@ func (e *Engine) Input(r authz.Request, f *authz.Facts) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write input: %w", err)
 	}
-	return json.Marshal(v, json.Deterministic(true))
+	return json.Marshal(v) // OPA's numbers are the standard library's json.Number
 }

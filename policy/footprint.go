@@ -72,6 +72,10 @@ func (a *analysis) walk(x any) {
 			for _, t := range n.Reference[min(1, len(n.Reference)):] {
 				a.walk(t)
 			}
+		case *ast.With:
+			// What is overridden is not read here; a rule that reads it counts by itself.
+			a.walk(n.Value)
+			return true
 		case *ast.Term:
 			if ref, ok := n.Value.(ast.Ref); ok {
 				a.ref(ref, n.Location)

@@ -80,7 +80,7 @@ func (in *inputs) document(r *authz.Request, f *authz.Facts) (*ast.Term, error) 
 		return nil, err
 	}
 	values := []*ast.Term{
-		text(string(r.Action)), text(r.Door), text(r.Ref.Zone), who, what, number(f.Now.Unix()/60),
+		text(string(r.Action)), text(r.Door), text(r.Ref.Zone), who, what, number(f.Now.Unix() / 60),
 	}
 	if r.Write == nil {
 		return object(in.top, values...), nil

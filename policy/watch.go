@@ -9,7 +9,8 @@ import (
 // watch is what [Engine.Run] remembers between polls.
 type watch struct {
 	pending [32]byte // a content read once, to be seen again before it is taken up
-	refused [32]byte // a content that was tried and refused
+	refused [32]byte // a content that was tried and refused, and why
+	refusal error
 	err     error    // why the directory's present content is not in force
 	errAt   time.Time
 }
@@ -58,6 +59,7 @@ func (e *Engine) poll() {
 	case t.hash == e.active.Load().hash:
 		e.forget()
 	case t.hash == e.watch.refused:
+		e.settle(e.watch.refusal)
 	case t.hash != e.watch.pending:
 		e.watch.pending = t.hash
 	default:
@@ -69,8 +71,9 @@ func (e *Engine) poll() {
 func (e *Engine) replace(t *tree) {
 	rev, err := e.build(t)
 	if err != nil {
-		e.watch.refused = t.hash
-		e.settle(fmt.Errorf("load policy %s, content %s: %w", e.source(), t.name(), err))
+		err = fmt.Errorf("load policy %s, content %s: %w", e.source(), t.name(), err)
+		e.watch.refused, e.watch.refusal = t.hash, err
+		e.settle(err)
 		return
 	}
 	previous := e.active.Load().name
