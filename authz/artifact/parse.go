@@ -74,12 +74,12 @@ func (r Ref) WithPart(p Part) Ref {
 
 // decode undoes percent-encoding, once. That a decoded '/' is refused makes this the same as splitting first.
 func decode(path string) (string, error) {
-	var b strings.Builder
-	b.Grow(len(path))
+	var room [512]byte // what names need; append moves longer ones to the heap
+	b := room[:0]
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		if c == '/' {
-			b.WriteByte(c)
+			b = append(b, c)
 			continue
 		}
 		if c == '%' {
@@ -92,9 +92,9 @@ func decode(path string) (string, error) {
 		if !allowed(c) {
 			return "", badName("an octet outside A-Z a-z 0-9 . _ + : ~ -")
 		}
-		b.WriteByte(c)
+		b = append(b, c)
 	}
-	return b.String(), nil
+	return string(b), nil
 }
 
 // parse reads a name whose octets are all allowed ones or '/'.
@@ -224,11 +224,16 @@ func unhex(c byte) byte {
 	return c&^0x20 - 'A' + 10
 }
 
+// The octets of a segment as bits: low from 0 on, high from 64 on.
+const (
+	low  uint64 = (1<<10-1)<<'0' | 1<<'.' | 1<<'+' | 1<<':' | 1<<'-'
+	high uint64 = (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64) | 1<<('_'-64) | 1<<('~'-64)
+)
+
 // allowed reports whether c may stand in a segment.
 func allowed(c byte) bool {
-	switch c {
-	case '.', '_', '+', ':', '~', '-':
-		return true
+	if c < 64 {
+		return low>>c&1 == 1
 	}
-	return isAlnum(c)
+	return c < 128 && high>>(c-64)&1 == 1
 }

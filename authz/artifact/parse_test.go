@@ -74,6 +74,19 @@ func TestParseNameDecodesNothing(t *testing.T) {
 	}
 }
 
+// TestOctets tries each octet in a recipe's name, raw and escaped.
+func TestOctets(t *testing.T) {
+	for c := range 256 {
+		dir, file := "4a/3c/sstate:z", "lib:t:1:r0:a:14:"+hash+"_package.tar.zst"
+		want := c < 0x80 && strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-", rune(c))
+		for _, escape := range []string{string([]byte{byte(c)}), fmt.Sprintf("%%%02x", c), fmt.Sprintf("%%%02X", c)} {
+			if _, err := artifact.Parse(zone, dir+escape+file); (err == nil) != want {
+				t.Errorf("with %q: %v", escape, err)
+			}
+		}
+	}
+}
+
 func TestWithPart(t *testing.T) {
 	for _, line := range readNames(t, "good.txt") {
 		r, err := artifact.Parse(zone, line.path)

@@ -1,9 +1,10 @@
 // Package source reads what an artifact was built from: entries of SRC_URI, normalised so that one repository
 // has one name, and the interned sets that thousands of artifacts share.
 //
-// It is pure: nothing here does I/O, and no entry is ever fetched. Normalising errs on the side of two names for one
-// place, which costs a denial, and never gives two places one name, which would be a leak: upper and lower case stay
-// apart in paths, and what is ambiguous is [Unresolvable].
+// It is pure: nothing here does I/O, and no entry is ever fetched. Two names for one place cost a denial; one name for
+// two places would be a leak. So what is ambiguous is [Unresolvable], and upper and lower case stay apart in paths. Taken
+// for one are only what servers with users and permissions take for one: the protocols of a host on their own ports, a
+// repository with and without ".git", and a path in ssh's scp-like form with that in its URL form.
 package source
 
 import (
