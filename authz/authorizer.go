@@ -194,18 +194,36 @@ type Answer struct {
 // That would tell recorded names from others, so for the 10 s after an open question every denial of that principal is
 // Unavailable, absent names included: what remains is the first question of an outage.
 func (a *Authorizer) Decide(ctx context.Context, r *Request) (Answer, error) {
+	var answer Answer
+	o, err := a.decide(ctx, r, &answer.Record)
+	answer.Decision, answer.Remembered, answer.FactsAt = o.decision, o.remembered, o.oldest
+	return answer, err
+}
+
+// outcome is an Answer without the record, small enough to be handed up by value.
+type outcome struct {
+	decision   *Decision
+	remembered bool
+	oldest     time.Time
+}
+
+// decide seeks an answer that no invalidation has overtaken, and leaves the record it is about in record.
+func (a *Authorizer) decide(ctx context.Context, r *Request, record *provenance.Record) (outcome, error) {
 	if err := r.check(); err != nil {
 		return denied(Deny, codeRequest, err)
 	}
 	for range tries {
-		v, err := a.viewOf(ctx, r.Principal)
+		now := a.now()
+		v, err := a.viewOf(ctx, r.Principal, now)
 		if err != nil {
 			return refused(err)
 		}
-		answer, err := a.decide(ctx, v, r)
+		q := question{view: v, request: r, now: now, print: a.policy.Footprint()}
+		o, err := a.decideAction(ctx, &q, record)
 		if a.current(v) {
-			return answer, err
+			return o, err
 		}
+		*record = provenance.Record{}
 	}
 	return denied(Unavailable, codeMoved, fmt.Errorf("permissions changed while they were read: %w", ErrUnavailable))
 }
@@ -223,11 +241,11 @@ func (r *Request) check() error {
 
 // aboutArtifact reports whether r needs a record: it asks about one name, to see or read it.
 func (r *Request) aboutArtifact() bool {
-	return r.Ref.Path != "" && (r.Action == Read || r.Action == Stat || r.Action == List)
+	return r.Action == Read || r.Action == Stat || r.Action == List && r.Ref.Path != ""
 }
 
 // refused is the answer to somebody whom the forge refuses, or could not tell about.
-func refused(err error) (Answer, error) {
+func refused(err error) (outcome, error) {
 	if errors.Is(err, authn.ErrRefused) {
 		return denied(Deny, codeUser, err)
 	}
@@ -235,79 +253,71 @@ func refused(err error) (Answer, error) {
 }
 
 // denied is an answer for want of what a decision needs.
-func denied(v Verdict, code string, err error) (Answer, error) {
-	return Answer{Decision: &Decision{Verdict: v, Rule: hostRule, Reasons: []string{code + ": " + err.Error()}}}, err
+func denied(v Verdict, code string, err error) (outcome, error) {
+	return outcome{decision: &Decision{Verdict: v, Rule: hostRule, Reasons: []string{code + ": " + err.Error()}}}, err
 }
 
-func (a *Authorizer) decide(ctx context.Context, v *view, r *Request) (Answer, error) {
-	q := question{view: v, request: r, now: a.now(), print: a.policy.Footprint()}
+func (a *Authorizer) decideAction(ctx context.Context, q *question, record *provenance.Record) (outcome, error) {
 	switch {
-	case r.aboutArtifact():
-		return a.decideRecord(ctx, &q)
-	case r.Action == Write:
-		return a.decideWrite(ctx, &q)
+	case q.request.aboutArtifact():
+		o, err := a.decideArtifact(ctx, q, record)
+		return q.view.veil(o, q.now), err
+	case q.request.Action == Write:
+		return a.decideWrite(ctx, q)
 	default:
-		return a.settle(ctx, &q, claimed{zone: r.Ref.Zone})
+		return a.settle(ctx, q, claimed{zone: q.request.Ref.Zone})
 	}
 }
 
-// decideRecord answers about the record of a name.
-func (a *Authorizer) decideRecord(ctx context.Context, q *question) (Answer, error) {
-	record, err := a.lookup(ctx, q.request.Ref)
-	if err != nil && !errors.Is(err, provenance.ErrNoRecord) {
+// decideArtifact answers about the record of a name. Without an allow, an answer that may still become one wins over a
+// denial, and the first claim over the later ones.
+func (a *Authorizer) decideArtifact(ctx context.Context, q *question, record *provenance.Record) (best outcome, bestErr error) {
+	err := a.lookup(ctx, q.request.Ref, record)
+	switch {
+	case errors.Is(err, provenance.ErrNoRecord):
+		return a.settle(ctx, q, claimed{zone: q.request.Ref.Zone})
+	case err != nil:
 		return denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
+	case len(record.Claims) == 0:
+		return denied(Deny, codeNoSources, fmt.Errorf("decide %q: record without a claim", record.Ref.Name()))
 	}
-	if err != nil {
-		answer, err := a.settle(ctx, q, claimed{zone: q.request.Ref.Zone})
-		return q.view.veil(answer, q.now), err
-	}
-	answer, err := a.decideClaims(ctx, q, &record)
-	answer.Record = record
-	if answer.Decision.Verdict == Deny {
-		answer = q.view.veil(answer, q.now)
-	}
-	return answer, err
-}
-
-// lookup finds the record of ref in its zone or the nearest base that has one. A zone that is not configured has none.
-func (a *Authorizer) lookup(ctx context.Context, ref artifact.Ref) (provenance.Record, error) {
-	for _, zone := range a.chains[ref.Zone] {
-		ref.Zone = zone
-		record, err := a.records.Lookup(ctx, ref)
-		if err == nil || !errors.Is(err, provenance.ErrNoRecord) {
-			return record, err
-		}
-	}
-	return provenance.Record{}, provenance.ErrNoRecord
-}
-
-// decideClaims tries the claims of a record in order. Without an allow, an answer that may still become one wins over a
-// denial, and the first over the later ones.
-func (a *Authorizer) decideClaims(ctx context.Context, q *question, record *provenance.Record) (Answer, error) {
-	var best Answer
-	var bestErr error
 	for i := range record.Claims {
 		c := claimed{recorded: true, zone: record.Ref.Zone, claim: &record.Claims[i], since: record.Time}
-		answer, err := a.settle(ctx, q, c)
-		if answer.Decision.Verdict == Allow {
-			return answer, nil
+		o, err := a.settle(ctx, q, c)
+		if o.decision.Verdict == Allow {
+			return o, nil
 		}
-		if best.Decision == nil || best.Decision.Verdict == Deny && answer.Decision.Verdict == Unavailable {
-			best, bestErr = answer, err
+		if i == 0 || rank(o.decision.Verdict) > rank(best.decision.Verdict) {
+			best, bestErr = o, err
 		}
-	}
-	if best.Decision == nil {
-		return denied(Deny, codeNoSources, fmt.Errorf("decide %q: record without a claim", record.Ref.Name()))
 	}
 	return best, bestErr
 }
 
+// lookup finds the record of ref in its zone or the nearest base that has one. A zone that is not configured has none.
+func (a *Authorizer) lookup(ctx context.Context, ref artifact.Ref, record *provenance.Record) (err error) {
+	for _, zone := range a.chains[ref.Zone] {
+		ref.Zone = zone
+		*record, err = a.records.Lookup(ctx, ref)
+		if err == nil || !errors.Is(err, provenance.ErrNoRecord) {
+			return err
+		}
+	}
+	*record = provenance.Record{}
+	return provenance.ErrNoRecord
+}
+
 // decideWrite answers a write. Its sources are what the statement says; nothing of it is remembered.
-func (a *Authorizer) decideWrite(ctx context.Context, q *question) (Answer, error) {
-	w := q.request.Write
-	p := a.newPlan(orEmpty(w.Sources), orEmpty(w.Inputs))
-	claim := provenance.Claim{Sources: p.sets.sources, Inputs: p.sets.inputs, Signer: w.Signer}
-	return a.judge(ctx, q, &claimed{zone: q.request.Ref.Zone, claim: &claim}, p).answer()
+func (a *Authorizer) decideWrite(ctx context.Context, q *question) (outcome, error) {
+	c, p := a.writeClaim(q.request)
+	return a.judge(ctx, q, &c, p).outcome()
+}
+
+// writeClaim is what a write's statement claims.
+func (a *Authorizer) writeClaim(r *Request) (claimed, *plan) {
+	p := a.newPlan(orEmpty(r.Write.Sources), orEmpty(r.Write.Inputs))
+	claim := provenance.Claim{Sources: p.sets.sources, Inputs: p.sets.inputs, Signer: r.Write.Signer}
+	return claimed{zone: r.Ref.Zone, claim: &claim}, p
 }
 
 func orEmpty(s *source.Set) *source.Set {
@@ -318,11 +328,11 @@ func orEmpty(s *source.Set) *source.Set {
 }
 
 // settle answers q about one claim, or about the lack of one, from memory if it can.
-func (a *Authorizer) settle(ctx context.Context, q *question, c claimed) (Answer, error) {
+func (a *Authorizer) settle(ctx context.Context, q *question, c claimed) (outcome, error) {
 	key := q.key(&c)
 	m, changes, ok := q.view.recall(&key, q.now, c.since)
 	if ok && !a.forgetful {
-		return Answer{Decision: m.decision, Remembered: true, FactsAt: m.oldest}, nil
+		return outcome{m.decision, true, m.oldest}, nil
 	}
 	p, err := a.planFor(ctx, c.claim)
 	if err != nil {
@@ -332,5 +342,5 @@ func (a *Authorizer) settle(ctx context.Context, q *question, c claimed) (Answer
 	if j.lasting(q) {
 		q.view.remember(key, remembered{j.decision, j.until, j.oldest}, changes)
 	}
-	return j.answer()
+	return j.outcome()
 }

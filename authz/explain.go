@@ -101,8 +101,8 @@ func (a *Authorizer) Explain(ctx context.Context, r *Request) (*Explanation, err
 	e.Principal = explainPrincipal(r.Principal)
 	v, err := a.newView(ctx, r.Principal)
 	if err != nil {
-		answer, err := refused(err)
-		e.conclude(answer.Decision)
+		o, err := refused(err)
+		e.conclude(o.decision)
 		e.NextStep = accountStep(r.Principal, err)
 		return e, err
 	}
@@ -114,8 +114,8 @@ func (a *Authorizer) Explain(ctx context.Context, r *Request) (*Explanation, err
 func (a *Authorizer) explain(ctx context.Context, q *question, e *Explanation) error {
 	candidates, err := a.candidates(ctx, q, e)
 	if err != nil {
-		answer, err := denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
-		e.conclude(answer.Decision)
+		o, err := denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
+		e.conclude(o.decision)
 		e.NextStep = "ask the operator to look at the record store, then try again"
 		return err
 	}
@@ -154,14 +154,14 @@ func (a *Authorizer) candidates(ctx context.Context, q *question, e *Explanation
 	r := q.request
 	none := []candidate{{claimed{zone: r.Ref.Zone}, noPlan}}
 	if r.Action == Write {
-		p := a.newPlan(orEmpty(r.Write.Sources), orEmpty(r.Write.Inputs))
-		claim := provenance.Claim{Sources: p.sets.sources, Inputs: p.sets.inputs, Signer: r.Write.Signer}
-		return []candidate{{claimed{zone: r.Ref.Zone, claim: &claim}, p}}, nil
+		c, p := a.writeClaim(r)
+		return []candidate{{c, p}}, nil
 	}
 	if !r.aboutArtifact() {
 		return none, nil
 	}
-	record, err := a.lookup(ctx, r.Ref)
+	var record provenance.Record
+	err := a.lookup(ctx, r.Ref, &record)
 	if errors.Is(err, provenance.ErrNoRecord) {
 		return none, nil
 	}
@@ -183,8 +183,8 @@ func (a *Authorizer) candidates(ctx context.Context, q *question, e *Explanation
 func (a *Authorizer) judgeStored(ctx context.Context, q *question, c *claimed) (*plan, *judgement) {
 	p, err := a.planFor(ctx, c.claim)
 	if err != nil {
-		answer, err := denied(Deny, codeMissingSet, err)
-		return &plan{flaw: answer.Decision.Reasons[0]}, &judgement{decision: answer.Decision, err: err}
+		o, err := denied(Deny, codeMissingSet, err)
+		return &plan{flaw: o.decision.Reasons[0]}, &judgement{decision: o.decision, err: err}
 	}
 	return p, a.judge(ctx, q, c, p)
 }

@@ -103,11 +103,12 @@ type judgement struct {
 	oldest   time.Time
 }
 
-func (j *judgement) answer() (Answer, error) {
+func (j *judgement) outcome() (outcome, error) {
+	o := outcome{decision: j.decision, oldest: j.oldest}
 	if j.decision.Verdict == Allow {
-		return Answer{Decision: j.decision, FactsAt: j.oldest}, nil
+		return o, nil
 	}
-	return Answer{Decision: j.decision, FactsAt: j.oldest}, j.err
+	return o, j.err
 }
 
 // lasting reports whether j may answer the same question again. An open fact will be known some day; a policy may have

@@ -68,8 +68,7 @@ func (a *Authorizer) Identify(ctx context.Context, p authn.Principal) (*authn.Pr
 }
 
 // viewOf returns the view of a principal that Identify returned, or of any other.
-func (a *Authorizer) viewOf(ctx context.Context, p *authn.Principal) (*view, error) {
-	now := a.now()
+func (a *Authorizer) viewOf(ctx context.Context, p *authn.Principal, now time.Time) (*view, error) {
 	a.mu.RLock()
 	v := a.byPrincipal[p]
 	a.mu.RUnlock()
@@ -284,13 +283,13 @@ func (v *view) remember(key memoKey, m remembered, changes uint64) {
 }
 
 // veil turns a denial into Unavailable while a forge is away, so that it does not tell recorded names from others.
-func (v *view) veil(answer Answer, now time.Time) Answer {
-	if answer.Decision.Verdict != Deny || now.UnixNano() >= v.degraded.Load() {
-		return answer
+func (v *view) veil(o outcome, now time.Time) outcome {
+	if o.decision.Verdict != Deny || now.UnixNano() >= v.degraded.Load() {
+		return o
 	}
-	d := *answer.Decision
+	d := *o.decision
 	d.Verdict = Unavailable
 	d.Reasons = append([]string{codeAway + ": a forge left a question of this principal open; asking again may help"}, d.Reasons...)
-	answer.Decision = &d
-	return answer
+	o.decision = &d
+	return o
 }
