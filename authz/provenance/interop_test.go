@@ -58,7 +58,7 @@ func TestInterop(t *testing.T) {
 	} {
 		t.Run(kind[1]+kind[len(kind)-1], func(t *testing.T) {
 			dir := t.TempDir()
-			mustKeygen(t, dir, nil, append([]string{"-q", "-N", "open sesame", "-C", "", "-f", "key"}, kind...)...)
+			mustKeygen(t, dir, nil, append([]string{"-q", "-a", "1", "-N", "open sesame", "-C", "", "-f", "key"}, kind...)...)
 			if _, err := provenance.LoadSSHSigner(read(t, dir, "key"), nil); err == nil {
 				t.Fatal("a key was loaded without its passphrase")
 			}
@@ -75,7 +75,7 @@ func TestInteropCertificate(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			dir := t.TempDir()
 			mustKeygen(t, dir, nil, "-q", "-N", "", "-t", "ed25519", "-C", "", "-f", "ca")
-			mustKeygen(t, dir, nil, "-q", "-N", "", "-t", kind, "-C", "", "-f", "key")
+			mustKeygen(t, dir, nil, "-q", "-N", "", "-t", kind, "-b", "2048", "-C", "", "-f", "key")
 			mustKeygen(t, dir, nil, "-q", "-s", "ca", "-I", "job 42", "-n", "ci@example.com", "-V", "-5m:+10m", "key.pub")
 			key := must[ssh.Signer](t)(provenance.LoadSSHSigner(read(t, dir, "key"), nil))
 			key = must[ssh.Signer](t)(provenance.PairCertificate(key, read(t, dir, "key-cert.pub")))
@@ -143,7 +143,7 @@ func TestAllowedSignersAgree(t *testing.T) {
 	write(t, dir, "sig", provenance.ArmorSSH(blob))
 	cases := map[string]bool{
 		`ci@example.com ` + line:                                                     true,
-		"# comment\n\n\t ci@example.com " + line + " a comment":                       true,
+		"# comment\n\n\t ci@example.com " + line + " a comment":                      true,
 		"ci@example.com " + line + "\r\n":                                            true,
 		`other@example.com,ci@example.com ` + line:                                   false, // names other@ to us: see below
 		`"ci@example.com" ` + line:                                                   true,

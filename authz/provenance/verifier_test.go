@@ -322,7 +322,9 @@ func TestHostileSSHSIG(t *testing.T) {
 	})
 }
 
-func relabel(blob []byte, old, new string) []byte { return bytes.Replace(blob, []byte(old), []byte(new), 1) }
+func relabel(blob []byte, old, new string) []byte {
+	return bytes.Replace(blob, []byte(old), []byte(new), 1)
+}
 
 // fido is a software stand-in for a FIDO authenticator (OpenSSH's PROTOCOL.u2f).
 type fido struct {
