@@ -25,6 +25,8 @@ const (
 	errLate       reason = "an @ after the host makes the host ambiguous for this type of entry"
 	errModule     reason = "the entry lacks the parameter that names what to fetch"
 	errBucket     reason = "the bucket's name is none, or has upper case or a port"
+	errDepot      reason = "upper case before the first slash: it may be a depot's name, where case matters"
+	errModulePath reason = "a module path begins with a domain name, without user or port"
 	errRev        reason = "the revision is no hash, version, tag, number or checksum"
 )
 
@@ -170,7 +172,7 @@ func (e entry) source() (Source, error) {
 	case "npm":
 		return e.module(NPM, "package", "https")
 	case "p4":
-		return e.copied(Perforce)
+		return e.depot()
 	case "crate":
 		return e.crate()
 	case "gomod":
@@ -341,6 +343,15 @@ func (e entry) copied(t Type) (Source, error) {
 	return e.file(t, e.scheme)
 }
 
+// depot reads p4://[USER[:PASSWORD]@]DEPOT/PATH. BitBake takes the server from elsewhere, so a depot stands where URLs
+// have their host; some people write the server there all the same.
+func (e entry) depot() (Source, error) {
+	if name := e.authority[strings.IndexByte(e.authority, '@')+1:]; name != strings.ToLower(name) {
+		return Source{}, errDepot
+	}
+	return e.copied(Perforce)
+}
+
 // bucket names the bucket as a host at the operator's domain. A bucket's name is a label or more, in lower case.
 func (e entry) bucket(domain string) (Source, error) {
 	if !canonicalName(e.authority) {
@@ -391,8 +402,11 @@ func (e entry) crate() (Source, error) {
 	return s, nil
 }
 
-// goModule reads a module path, whose first element is a host name. It may be all there is.
+// goModule reads a module path, whose first element is a domain name (go.dev/ref/mod#module-path). It may be all there is.
 func (e entry) goModule() (Source, error) {
+	if strings.ContainsAny(e.authority, "@:") || strings.IndexByte(e.authority, '.') < 0 {
+		return Source{}, errModulePath
+	}
 	if e.path == "" || e.path == "/" {
 		host, err := normalHost(e.authority, "")
 		return Source{Type: GoModule, Locator: Locator{Host: host}}, err

@@ -77,7 +77,7 @@ func TestParse(t *testing.T) {
 		{"svn://h.example:3690/;module=trunk", "svn+h.example/trunk"},
 		{"svn://u@h.example:22/r;module=trunk;protocol=svn+ssh", "svn+h.example/r/trunk"},
 		{"hg://h.example/repos;module=proj;protocol=https", "hg+h.example/repos/proj"},
-		{"p4://u:p@depot.example/main/src/...", "p4+depot.example/main/src/..."},
+		{"p4://U:P@depot/main/src/...", "p4+depot/main/src/..."},
 		{"p4://p4.example:1666/depot/src/...", "p4+p4.example/depot/src/..."},
 		{"ccrc://cc.example/ccrc;vob=/proj_vob;module=/src", "ccrc+cc.example/ccrc/proj_vob"},
 		{"npm://registry.npmjs.org;package=@scope/pkg;version=1.2.3", "npm+registry.npmjs.org/@scope/pkg@1.2.3"},
@@ -227,6 +227,23 @@ func TestParseUnresolvable(t *testing.T) {
 		{"ssh://pub.example/dir;x=y@secret.example/f", "after the host"},
 		{"p4://pub.example/dir@secret.example/f", "after the host"},
 
+		{"p4://Depot/main/src", "upper case"},
+		{"p4://u:P@Depot/main/src", "upper case"},
+		{"gomod://u:p@h.example/m;version=v1", "module path"},
+		{"gomod://u:12;p@h.example/m", "module path"},
+		{"gomod://user;p@h.example/m", "module path"},
+		{"gomod://-h.example;version=v1", "host"},
+		{"gomod://h.example/../m;version=v1", "segment"},
+		{"gomodgit://h.example/m;protocol=file", "disk"},
+		{"gomodgit://h.example/m;protocol=svn", "protocol"},
+		{"gomodgit://h.example/m;repo=u:p@h.example/a%2fb", "escape"},
+		{"crate://crates.io/glob/1.0;protocol=ftp", "protocol"},
+		{"crate://crates.io/glob//1.0", "segment"},
+		{"https://h.example/a%2fb", "escape"},
+		{"svn://h.example/a%2fb;module=m", "escape"},
+		{"svn://h..example/r;module=m", "host"},
+		{"git://" + strings.Repeat("a", 1025) + "/z", "host"},
+
 		{"svn://h.example/r", "parameter"},
 		{"svn://h.example/r;module=/", "parameter"},
 		{"svn://h.example/r;module=../other", "segment"},
@@ -273,6 +290,7 @@ func TestParseClone(t *testing.T) {
 		{"git+ssh://git.example.com/team/layer", "git+git.example.com/team/layer@" + rev},
 		{"https://git.example.com/team/a;user=u;pswd=p", "unresolvable"},
 		{"https://git.example.com/team/layer?x", "unresolvable"},
+		{"https://git.example.com/team/ layer", "unresolvable"},
 		{"file:///srv/layer.git", "unresolvable"},
 		{"ssh://git@git.example.com:team/layer.git", "unresolvable"},
 		{"gopher://git.example.com/team/layer", "unresolvable"},
@@ -349,9 +367,10 @@ func FuzzParse(f *testing.F) {
 			checkParsed(t, entry, s)
 		}
 		if planted, ok := plant(entry, password); ok {
-			s := source.Parse(planted, "")
-			if text := s.String() + s.Repo; strings.Contains(text, password) {
-				t.Errorf("Parse(%q) = %+v holds the password", planted, s)
+			for _, s := range []source.Source{source.Parse(planted, ""), source.ParseClone(planted, "")} {
+				if strings.Contains(s.String()+s.Repo, password) {
+					t.Errorf("%q gives %+v, which holds the password", planted, s)
+				}
 			}
 		}
 		source.HasSubmodules(entry)
