@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
 )
 
@@ -135,17 +136,22 @@ func (f *frameReader) next() ([]byte, error) {
 	return line, nil
 }
 
-// fill reads into buf up to octet `to`, having `from` already, and returns how many it holds.
+// fill reads into buf up to octet `to`, having `from` already, and returns how many it holds. The buffer grows with what is
+// really there, not with what a damaged length claims.
 func (f *frameReader) fill(from, to int) (int, error) {
-	if cap(f.buf) < to {
-		f.buf = append(make([]byte, 0, to+to/2), f.buf[:from]...)
+	for from < to {
+		step := min(to, from+64<<10)
+		f.buf = slices.Grow(f.buf[:from], step-from)[:step]
+		n, err := io.ReadFull(f.r, f.buf[from:])
+		from += n
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
+		}
+		if err != nil {
+			return from, err
+		}
 	}
-	f.buf = f.buf[:to]
-	n, err := io.ReadFull(f.r, f.buf[from:])
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
-	}
-	return from + n, err
+	return from, nil
 }
 
 // ended judges n octets after which the file ends. A whole line ends in LF and JSON holds none, so octets with an LF among
