@@ -1,0 +1,528 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/source"
+)
+
+// DeriveOptions is what siginfo files do not say.
+type DeriveOptions struct {
+	// Layers are the repositories of the layers that local files (file:// entries) come from; the first that matches
+	// counts. A file that no layer matches is an unresolvable source.
+	Layers []Layer
+	// Extra lists, by recipe, repositories that SRC_URI does not: submodules of gitsm:// entries, and the trees of
+	// externalsrc recipes. A recipe with an empty list has none.
+	Extra map[string][]source.Source
+}
+
+// Derivation says what the objects of a cache were built from.
+type Derivation struct {
+	Objects int // that the cache holds
+	// Builds cover every object that is not in Underived, each object once. A build comes after those it used,
+	// except where recipes use each other.
+	Builds    []Build
+	Underived []Problem // objects whose sources cannot be found out; sorted
+	Notes     []Problem // what a person should know of builds that were derived; sorted
+	Ignored   []Ignored
+}
+
+// Build is a group of objects of one recipe that were built from the same sources.
+type Build struct {
+	Recipe  string
+	Objects []Object        // sorted by name
+	Sources []source.Source // the direct ones, sorted; empty when the recipe has none
+	// Inputs are the transitive ones, the direct ones included; sorted. What is not known of a build-time input is an
+	// unresolvable source.
+	Inputs []source.Source
+	// Used are the payloads of other recipes' tasks that the build used directly and the cache holds; sorted.
+	Used []string
+	// After are the indices of the builds it used, in Derivation.Builds.
+	After []int
+}
+
+// Problem is something about an object or a recipe, in words.
+type Problem struct {
+	Recipe string `json:"recipe"`
+	Name   string `json:"name,omitempty"` // of the object; empty when it concerns the recipe
+	Reason string `json:"reason"`
+}
+
+// Derive finds out what every object of a cache was built from, by walking its siginfo files.
+//
+// The objects of a recipe fall into builds: tasks of the recipe that depend on each other, directly or not, told apart
+// by the do_fetch they come from. A build's direct sources are what its do_fetch fetched; do_recipe_qa and its like run
+// before do_fetch and depend on nothing, so they get the sources of every build of the recipe that depends on them. A task
+// that works in the unpacked sources of another recipe (the gcc family) is built from that recipe's sources directly.
+// Transitive sources follow the dependencies on other recipes.
+//
+// It returns an error only when the cache cannot be listed, or ctx is done.
+func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, error) {
+	listing, err := cache.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g, err := readGraph(ctx, cache, listing.Objects)
+	if err != nil {
+		return nil, err
+	}
+	d := &deriver{cache: cache, graph: g, layers: opt.Layers, extra: opt.Extra, index: map[source.Source]int{}}
+	d.findComponents()
+	d.reachFetches()
+	d.groupNodes(ctx)
+	d.link()
+	d.close()
+	out := d.result()
+	out.Objects, out.Ignored = len(listing.Objects), listing.Ignored
+	return out, ctx.Err()
+}
+
+// deriver is one derivation under way. Its steps run in the order of [Derive].
+type deriver struct {
+	cache  Cache
+	graph  *graph
+	layers []Layer
+	extra  map[string][]source.Source
+
+	component []int32           // of each node: the component's root
+	facts     map[int32]*family // by root
+
+	reach [][]int32 // of each node: the do_fetch nodes it comes from, sorted
+
+	groups []group
+	of     []int32 // of each node: its group, or -1
+	why    []string
+
+	table []source.Source // sources by index
+	index map[source.Source]int
+}
+
+// family is what is known of a component: the tasks of one recipe that hang together.
+type family struct {
+	members  []int32
+	fetches  []int32 // do_fetch nodes with a siginfo
+	missing  bool    // a task's siginfo is not there
+	external bool
+	srcURI   evidence // set wins over empty
+	cyclic   bool     // a forged graph
+	early    []int32  // nodes that come from no do_fetch
+}
+
+// group is a build under way.
+type group struct {
+	nodes   []int32
+	root    int32 // component
+	fetches []int32
+	direct  bits
+	inputs  bits
+	deps    []int32 // groups it used
+	unknown []int32 // nodes it used whose sources are not known
+	used    []int32 // nodes of other recipes it used
+	notes   []string
+}
+
+// findComponents joins the tasks of a recipe that depend on each other.
+func (d *deriver) findComponents() {
+	nodes := d.graph.nodes
+	parent := make([]int32, len(nodes))
+	for i := range parent {
+		parent[i] = int32(i)
+	}
+	find := func(i int32) int32 {
+		for parent[i] != i {
+			parent[i] = parent[parent[i]]
+			i = parent[i]
+		}
+		return i
+	}
+	for i := range nodes {
+		for _, e := range nodes[i].deps {
+			if d.graph.sameRecipe(&nodes[i], e) {
+				// The smaller index is the root, so that the outcome does not depend on the order of edges.
+				a, b := find(int32(i)), find(e.to)
+				parent[max(a, b)] = min(a, b)
+			}
+		}
+	}
+	d.component = make([]int32, len(nodes))
+	d.facts = map[int32]*family{}
+	for i := range nodes {
+		root := find(int32(i))
+		d.component[i] = root
+		if d.facts[root] == nil {
+			d.facts[root] = &family{}
+		}
+		d.facts[root].learn(int32(i), &nodes[i])
+	}
+}
+
+func (f *family) learn(i int32, n *node) {
+	f.members = append(f.members, i)
+	if n.problem != "" {
+		f.missing = true
+		return
+	}
+	if n.task == "fetch" {
+		f.fetches = append(f.fetches, i)
+	}
+	f.external = f.external || n.external
+	f.srcURI = max(f.srcURI, n.srcURI)
+}
+
+// readsSources reports whether a task that depends on task of another recipe works in that recipe's source tree.
+func readsSources(task string) bool {
+	switch task {
+	case "fetch", "unpack", "patch", "preconfigure":
+		return true
+	}
+	return false
+}
+
+// reachFetches finds the do_fetch tasks that each task comes from.
+func (d *deriver) reachFetches() {
+	d.reach = make([][]int32, len(d.graph.nodes))
+	state := make([]uint8, len(d.graph.nodes))
+	for i := range d.graph.nodes {
+		d.reachFrom(int32(i), state)
+	}
+}
+
+const (
+	unseen uint8 = iota
+	open
+	done
+)
+
+func (d *deriver) reachFrom(i int32, state []uint8) {
+	if state[i] != unseen {
+		return
+	}
+	state[i] = open
+	n := &d.graph.nodes[i]
+	var found []int32
+	if n.task == "fetch" {
+		found = append(found, i)
+	}
+	for _, e := range n.deps {
+		if !readsSources(d.graph.nodes[e.to].task) && !d.graph.sameRecipe(n, e) {
+			continue
+		}
+		d.reachFrom(e.to, state)
+		if state[e.to] == open { // a hash cannot depend on itself: the cache lies
+			d.facts[d.component[i]].cyclic = true
+		}
+		found = append(found, d.reach[e.to]...)
+	}
+	slices.Sort(found)
+	d.reach[i] = slices.Compact(found)
+	state[i] = done
+}
+
+// groupNodes makes builds of the tasks whose sources can be told.
+func (d *deriver) groupNodes(ctx context.Context) {
+	nodes := d.graph.nodes
+	d.of = make([]int32, len(nodes))
+	d.why = make([]string, len(nodes))
+	byKey := map[string]int32{}
+	memo := map[int32]fetched{}
+	for i := range nodes {
+		d.of[i] = -1
+		root := d.component[i]
+		fetches, why := d.fetchesOf(int32(i))
+		if why != "" {
+			d.why[i] = why
+			continue
+		}
+		key := fmt.Sprint(root, fetches)
+		at, ok := byKey[key]
+		if !ok {
+			at = int32(len(d.groups))
+			byKey[key] = at
+			d.groups = append(d.groups, d.newGroup(ctx, root, fetches, memo))
+		}
+		d.of[i] = at
+		d.groups[at].nodes = append(d.groups[at].nodes, int32(i))
+	}
+}
+
+// fetchesOf returns the do_fetch tasks whose sources are those of node i, or why they cannot be told.
+func (d *deriver) fetchesOf(i int32) ([]int32, string) {
+	n, f := &d.graph.nodes[i], d.facts[d.component[i]]
+	// A do_fetch that has nothing to do is not run and leaves no siginfo: then SRC_URI is known to be empty.
+	nothing := f.srcURI == empty
+	switch {
+	case n.problem != "":
+		return nil, n.problem
+	case f.cyclic:
+		return nil, "the siginfo files of its recipe contradict each other: a task depends on itself"
+	case len(d.reach[i]) == 0:
+		f.early = append(f.early, i)
+		switch {
+		case len(f.fetches) > 0:
+			return f.fetches, ""
+		case f.missing && !nothing && !f.external:
+			return nil, "the siginfo of its recipe's do_fetch is not in the cache"
+		case f.srcURI == set && !f.external:
+			return nil, "its recipe has an SRC_URI, but the siginfo of its do_fetch is not in the cache"
+		}
+		return nil, ""
+	}
+	var known []int32
+	for _, j := range d.reach[i] {
+		fetch := &d.graph.nodes[j]
+		if fetch.problem == "" {
+			known = append(known, j)
+		} else if own := d.component[j] == d.component[i]; !own || !nothing {
+			return nil, fmt.Sprintf("%s: %s", fetch, fetch.problem)
+		}
+	}
+	return known, ""
+}
+
+func (d *deriver) newGroup(ctx context.Context, root int32, fetches []int32, memo map[int32]fetched) group {
+	g := group{root: root, fetches: fetches}
+	for _, i := range fetches {
+		f, ok := memo[i]
+		if !ok {
+			f = d.fetch(&d.graph.nodes[i], d.elsewhere(ctx, i))
+			memo[i] = f
+		}
+		g.notes = append(g.notes, f.notes...)
+		for _, s := range f.sources {
+			g.direct.set(d.intern(s))
+		}
+	}
+	if recipe := d.graph.nodes[root].recipe; d.facts[root].external {
+		for _, s := range d.externalTree(recipe) {
+			g.direct.set(d.intern(s))
+		}
+	}
+	return g
+}
+
+func (d *deriver) externalTree(recipe string) []source.Source {
+	if extra, ok := d.extra[recipe]; ok {
+		return extra
+	}
+	return []source.Source{unresolvable("%s is built from a directory (EXTERNALSRC) whose repository is not given", printable(recipe))}
+}
+
+// elsewhere looks a variable up in the other siginfo files of a do_fetch's recipe, in order of their names. They are read
+// only when needed, and once.
+func (d *deriver) elsewhere(ctx context.Context, fetch int32) func(string) (string, bool) {
+	var vars map[string]string
+	return func(name string) (string, bool) {
+		if vars == nil {
+			vars = d.siblings(ctx, fetch)
+		}
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+// maxSiblings bounds how many siginfo files are read again for a variable that a do_fetch does not hold.
+const maxSiblings = 64
+
+func (d *deriver) siblings(ctx context.Context, fetch int32) map[string]string {
+	vars := map[string]string{}
+	left := maxSiblings
+	for _, i := range d.facts[d.component[fetch]].members {
+		if !slices.Contains(d.reach[i], fetch) {
+			continue
+		}
+		for _, o := range d.graph.nodes[i].objects {
+			if o.Ref.Part != artifact.Siginfo || left == 0 {
+				continue
+			}
+			left--
+			info, err := readSiginfo(ctx, d.cache, o.Name)
+			if err != nil {
+				continue
+			}
+			for k, v := range textVars(info.VarVals) {
+				if _, ok := vars[k]; !ok {
+					vars[k] = v
+				}
+			}
+		}
+	}
+	return vars
+}
+
+func (d *deriver) intern(s source.Source) int {
+	i, ok := d.index[s]
+	if !ok {
+		i = len(d.table)
+		d.table = append(d.table, s)
+		d.index[s] = i
+	}
+	return i
+}
+
+// link finds what each build used.
+func (d *deriver) link() {
+	for g := range d.groups {
+		b := &d.groups[g]
+		for _, i := range b.nodes {
+			d.linkNode(int32(g), i)
+		}
+		// What an early task used, every build of the recipe used: they all depend on it.
+		for _, i := range d.facts[b.root].early {
+			if d.of[i] != int32(g) {
+				d.linkNode(int32(g), i)
+			}
+		}
+		b.deps, b.unknown, b.used = unique(b.deps), unique(b.unknown), unique(b.used)
+	}
+}
+
+func (d *deriver) linkNode(g, i int32) {
+	b, n := &d.groups[g], &d.graph.nodes[i]
+	for _, e := range n.deps {
+		to := d.of[e.to]
+		same := d.component[e.to] == b.root
+		switch {
+		case same && d.graph.nodes[e.to].task == "fetch" && d.facts[b.root].srcURI == empty:
+			// It had nothing to do, and used nothing.
+		case to < 0:
+			b.unknown = append(b.unknown, e.to)
+		case same && len(d.reach[e.to]) == 0:
+		case to != g:
+			b.deps = append(b.deps, to)
+		}
+		if !same && !d.graph.sameRecipe(n, e) {
+			b.used = append(b.used, e.to)
+		}
+	}
+}
+
+func unique(list []int32) []int32 {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// close computes the transitive sources: over the strongly connected groups, since recipes may use each other's
+// tasks even though no task uses itself.
+func (d *deriver) close() {
+	for g := range d.groups {
+		b := &d.groups[g]
+		b.inputs = b.direct.clone()
+		for _, i := range b.unknown {
+			b.inputs.set(d.intern(d.unknown(i)))
+		}
+	}
+	for _, members := range components(len(d.groups), func(g int32) []int32 { return d.groups[g].deps }) {
+		var all bits
+		for _, g := range members {
+			all.add(d.groups[g].inputs)
+			for _, dep := range d.groups[g].deps {
+				all.add(d.groups[dep].inputs)
+			}
+		}
+		for _, g := range members {
+			d.groups[g].inputs = all.clone()
+		}
+	}
+}
+
+func (d *deriver) unknown(i int32) source.Source {
+	why := d.why[i]
+	if why == "" {
+		why = d.graph.nodes[i].problem
+	}
+	return unresolvable("sources of %s are unknown: %s", &d.graph.nodes[i], why)
+}
+
+// result puts the groups in order, and says what could not be derived.
+func (d *deriver) result() *Derivation {
+	out := &Derivation{}
+	place := make([]int, len(d.groups)) // of each group: its place in Builds plus one
+	for _, members := range components(len(d.groups), func(g int32) []int32 { return d.groups[g].deps }) {
+		for _, g := range members {
+			if b, ok := d.build(&d.groups[g], place); ok {
+				out.Builds = append(out.Builds, b)
+				place[g] = len(out.Builds)
+				out.Notes = append(out.Notes, d.notes(&d.groups[g], b)...)
+			}
+		}
+	}
+	for i := range d.graph.nodes {
+		if n := &d.graph.nodes[i]; d.of[i] < 0 {
+			for _, o := range n.objects {
+				out.Underived = append(out.Underived, Problem{n.recipe, o.Name, d.why[i]})
+			}
+		}
+	}
+	sortProblems(out.Underived)
+	sortProblems(out.Notes)
+	out.Notes = slices.Compact(out.Notes)
+	return out
+}
+
+// build finishes a group. Builds without objects in the cache are no builds to publish.
+func (d *deriver) build(g *group, place []int) (Build, bool) {
+	b := Build{Recipe: d.graph.nodes[g.root].recipe, Sources: d.sources(g.direct), Inputs: d.sources(g.inputs)}
+	for _, i := range g.nodes {
+		b.Objects = append(b.Objects, d.graph.nodes[i].objects...)
+	}
+	slices.SortFunc(b.Objects, func(x, y Object) int { return cmp.Compare(x.Name, y.Name) })
+	if len(b.Objects) > 0 {
+		b.Recipe = b.Objects[0].Ref.Recipe
+	}
+	for _, i := range g.used {
+		for _, o := range d.graph.nodes[i].objects {
+			if o.Ref.Part == artifact.Payload {
+				b.Used = append(b.Used, o.Name)
+			}
+		}
+	}
+	slices.Sort(b.Used)
+	for _, dep := range g.deps {
+		if place[dep] > 0 {
+			b.After = append(b.After, place[dep]-1)
+		}
+	}
+	return b, len(b.Objects) > 0
+}
+
+// notes are what a person should know of a build that was derived.
+func (d *deriver) notes(g *group, b Build) []Problem {
+	var out []Problem
+	note := func(text string) { out = append(out, Problem{Recipe: b.Recipe, Reason: text}) }
+	for _, n := range g.notes {
+		note(n)
+	}
+	if len(b.Sources) == 0 {
+		note("no sources: recorded as such, and hidden from everyone")
+	}
+	for _, s := range b.Sources {
+		if s.Type == source.Unresolvable {
+			note("unresolvable source, hidden from everyone: " + s.Reason)
+		}
+	}
+	for _, i := range g.unknown {
+		note("a build-time input stays unresolved: " + d.unknown(i).Reason)
+	}
+	return out
+}
+
+func (d *deriver) sources(b bits) []source.Source {
+	var out []source.Source
+	for i := range d.table {
+		if b.has(i) {
+			out = append(out, d.table[i])
+		}
+	}
+	return source.NewSet(out).Sources()
+}
+
+func sortProblems(list []Problem) {
+	slices.SortFunc(list, func(a, b Problem) int {
+		return cmp.Or(strings.Compare(a.Recipe, b.Recipe), strings.Compare(a.Name, b.Name), strings.Compare(a.Reason, b.Reason))
+	})
+}

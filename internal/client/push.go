@@ -1,0 +1,466 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway"
+)
+
+// PushOptions says what to publish, and as what.
+type PushOptions struct {
+	Cache  Cache
+	Derive DeriveOptions
+
+	Zone       string            // to write to
+	Signer     provenance.Signer // signs the statements; may be nil with DryRun
+	Audience   string            // the gate's own URI, which statements name; default is the Config.Gate given to New
+	Builder    string            // URI of who runs such builds
+	Invocation string            // names the run, usually its URL; may be empty
+
+	// InPlace publishes objects whose bytes the zone's mirror already holds: they are read and signed, not uploaded.
+	InPlace bool
+	// DryRun derives, and asks and writes nothing.
+	DryRun bool
+	// Again signs objects that the gate already has, so that they get this statement too.
+	Again bool
+	// Jobs bounds files read and transfers at once; default 4.
+	Jobs int
+	// Progress is told how far it is; nil for silence.
+	Progress Progress
+	Now      func() time.Time // default time.Now
+}
+
+// Push derives what the objects of a cache were built from, and publishes them build by build, each with one signed
+// statement. Objects that the gate says are there are skipped. What was refused or could not be derived is in the Report;
+// the error is for what ended the whole push, and the Report then says how far it came.
+func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
+	if err := opt.complete(c); err != nil {
+		return nil, err
+	}
+	started := opt.Now()
+	derivation, err := Derive(ctx, opt.Cache, opt.Derive)
+	if err != nil {
+		return nil, err
+	}
+	p := &push{
+		PushOptions: opt, client: c, builds: derivation.Builds,
+		digests: newDigests(opt.Cache, opt.Jobs), transfers: make(chan struct{}, opt.Jobs),
+		report: newReport(derivation, opt),
+	}
+	if !opt.DryRun {
+		err = p.run(ctx)
+	}
+	p.report.Elapsed = opt.Now().Sub(started)
+	p.report.sort()
+	return p.report, err
+}
+
+func (o *PushOptions) complete(c *Client) error {
+	switch {
+	case o.Cache == nil:
+		return errors.New("push needs a cache")
+	case o.DryRun:
+	case o.Zone == "":
+		return errors.New("push needs a zone to write to: give --zone")
+	case o.Signer == nil:
+		return errors.New("push needs a key to sign with: give --key, or start ssh-agent")
+	case o.Builder == "":
+		return errors.New("push needs the builder's URI, which the statements name")
+	}
+	if o.Audience == "" {
+		o.Audience = c.gate
+	}
+	if o.Jobs <= 0 {
+		o.Jobs = 4
+	}
+	if o.Progress == nil {
+		o.Progress = silence{}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// push is one Push under way.
+type push struct {
+	PushOptions
+	client    *Client
+	builds    []Build
+	digests   *digests
+	transfers chan struct{} // a slot for each transfer at once
+
+	mu     sync.Mutex // guards report
+	report *Report
+}
+
+// run publishes every build after those it used, since the gate looks up what is known of a build's inputs.
+func (p *push) run(ctx context.Context) error {
+	todo, err := p.missing(ctx)
+	if err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, objects := range todo {
+		total += weight(objects)
+	}
+	p.Progress.Start("push", total)
+	defer p.Progress.Finish()
+	finished := make([]chan struct{}, len(p.builds))
+	for i := range finished {
+		finished[i] = make(chan struct{})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.Jobs)
+	for i := range p.builds {
+		group.Go(func() error {
+			defer close(finished[i])
+			// What a build comes after has a smaller index, so it was started before: this cannot wait in a circle.
+			for _, before := range p.builds[i].After {
+				select {
+				case <-finished[before]:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return p.build(ctx, &p.builds[i], todo[i])
+		})
+	}
+	return group.Wait()
+}
+
+// missing asks which objects the gate does not have, by name: what is there need not even be read.
+func (p *push) missing(ctx context.Context) ([][]Object, error) {
+	todo := make([][]Object, len(p.builds))
+	var names []string
+	for i := range p.builds {
+		todo[i] = p.builds[i].Objects
+		for _, o := range p.builds[i].Objects {
+			names = append(names, o.Name)
+		}
+	}
+	if p.Again {
+		return todo, nil
+	}
+	present, err := p.client.Presence(ctx, p.Zone, names)
+	if err != nil {
+		return nil, err
+	}
+	at := 0
+	for i := range p.builds {
+		todo[i] = nil
+		for _, o := range p.builds[i].Objects {
+			if !present[at] {
+				todo[i] = append(todo[i], o)
+			}
+			at++
+		}
+		p.report.Skipped += len(p.builds[i].Objects) - len(todo[i])
+	}
+	return todo, nil
+}
+
+// weight is what objects count for in the progress: their bytes, where known.
+func weight(objects []Object) int64 {
+	total := int64(0)
+	for _, o := range objects {
+		total += max(o.Size, 1)
+	}
+	return total
+}
+
+// build publishes objects of one build, in as many statements as it takes.
+func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
+	if len(objects) == 0 {
+		return nil
+	}
+	if n := len(b.Sources) + len(b.Inputs); n > provenance.MaxDependencies {
+		p.refuse(b, objects, fmt.Sprintf("its %d sources are more than the %d that a statement holds", n, provenance.MaxDependencies))
+		return nil
+	}
+	used, err := p.used(ctx, b)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(objects, provenance.MaxSubjects) {
+		if err := p.part(ctx, b, used, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// used returns the build-time inputs by digest. Their sources are in the statement in any case, so one that cannot be
+// read, or too many for a statement, cost nothing but the link.
+func (p *push) used(ctx context.Context, b *Build) ([]provenance.Dependency, error) {
+	var out []provenance.Dependency
+	room := provenance.MaxDependencies - len(b.Sources) - len(b.Inputs)
+	for _, name := range b.Used {
+		if room--; room < 0 {
+			p.note(b, "it used more objects than a statement holds; some are left out")
+			break
+		}
+		d, err := p.digests.of(ctx, name)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			p.note(b, fmt.Sprintf("a build-time input cannot be read: %v", err))
+		default:
+			out = append(out, provenance.Dependency{Name: name, Digest: d.sum})
+		}
+	}
+	return out, nil
+}
+
+// maxTries bounds how often one part is begun anew: after a changed file, or when the gate forgot the upload.
+const maxTries = 3
+
+// part publishes up to MaxSubjects objects with one statement.
+func (p *push) part(ctx context.Context, b *Build, used []provenance.Dependency, objects []Object) error {
+	for try := 1; ; try++ {
+		ready, err := p.hash(ctx, b, objects)
+		if err != nil || len(ready) == 0 {
+			return err
+		}
+		err = p.publish(ctx, b, used, ready, try > 1)
+		var changed *changedError
+		var refused *Error
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, &changed):
+			p.digests.forget(changed.name)
+			if try == maxTries {
+				p.refuse(b, objectsOf(ready), changed.Error())
+				return nil
+			}
+		case !errors.As(err, &refused) || refused.Status == http.StatusUnauthorized || refused.temporary():
+			return err
+		case isForgotten(refused) && try < maxTries:
+		default:
+			p.refuse(b, objectsOf(ready), err.Error())
+			return nil
+		}
+		objects = objectsOf(ready)
+	}
+}
+
+// isForgotten reports whether the gate no longer knows an upload that it began: it expired, or the answer to its
+// commit was lost. Beginning anew tells which.
+func isForgotten(e *Error) bool {
+	switch e.Status {
+	case http.StatusNotFound, http.StatusConflict, http.StatusGone:
+		return e.Op != opBegin
+	}
+	return false
+}
+
+// readyObject is an object whose bytes were read.
+type readyObject struct {
+	Object
+	digest
+}
+
+func objectsOf(ready []readyObject) []Object {
+	out := make([]Object, len(ready))
+	for i := range ready {
+		out[i] = ready[i].Object
+	}
+	return out
+}
+
+// hash reads objects, at most Jobs at once over all builds, and leaves out those that cannot be read.
+func (p *push) hash(ctx context.Context, b *Build, objects []Object) ([]readyObject, error) {
+	found := make([]digest, len(objects))
+	problems := make([]error, len(objects))
+	var wait sync.WaitGroup
+	for i := range objects {
+		wait.Go(func() { found[i], problems[i] = p.digests.of(ctx, objects[i].Name) })
+	}
+	wait.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var ready []readyObject
+	for i, o := range objects {
+		if err := problems[i]; err != nil {
+			p.refuse(b, []Object{o}, fmt.Sprintf("it cannot be read: %v", err))
+			continue
+		}
+		ready = append(ready, readyObject{o, found[i]})
+	}
+	return ready, nil
+}
+
+// publish is one upload: begin, bytes, commit.
+func (p *push) publish(ctx context.Context, b *Build, used []provenance.Dependency, objects []readyObject, again bool) error {
+	req := gateway.UploadRequest{InPlace: p.InPlace, Objects: make([]gateway.UploadObject, len(objects))}
+	for i, o := range objects {
+		req.Objects[i] = gateway.UploadObject{Name: o.Name, Size: o.size, SHA256: o.sum.Hex()}
+	}
+	upload, err := p.client.Begin(ctx, p.Zone, req)
+	if err != nil {
+		return err
+	}
+	if err := p.finish(ctx, b, used, objects, upload, again); err != nil {
+		// What is left would expire by itself; a cancelled push still tells the gate, for a moment.
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+		defer cancel()
+		_ = p.client.abandonOnce(late, upload.ID)
+		return err
+	}
+	return nil
+}
+
+const abandonTime = 2 * time.Second
+
+func (p *push) finish(ctx context.Context, b *Build, used []provenance.Dependency, objects []readyObject, upload gateway.Upload, again bool) error {
+	if !p.Again && allPresent(upload) {
+		p.skip(objects, again)
+		return p.client.Abandon(ctx, upload.ID)
+	}
+	if !p.InPlace {
+		if err := p.transfer(ctx, upload, objects); err != nil {
+			return err
+		}
+	}
+	envelope, err := p.sign(b, used, objects, upload.ID)
+	if err != nil {
+		return err
+	}
+	result, err := p.client.Commit(ctx, upload.ID, envelope)
+	if err != nil {
+		return err
+	}
+	p.count(b, objects, result)
+	return nil
+}
+
+func allPresent(u gateway.Upload) bool {
+	return !slices.ContainsFunc(u.Objects, func(o gateway.UploadStatus) bool { return o.State != "present" })
+}
+
+// transfer sends the bytes that the gate needs.
+func (p *push) transfer(ctx context.Context, upload gateway.Upload, objects []readyObject) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.Jobs)
+	for i, status := range upload.Objects {
+		if status.State == "present" || status.State == "staged" {
+			p.Progress.Add(max(objects[i].Size, 1))
+			continue
+		}
+		group.Go(func() error {
+			select {
+			case p.transfers <- struct{}{}:
+				defer func() { <-p.transfers }()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return p.send(ctx, upload.ID, i, objects[i], status.Offset)
+		})
+	}
+	return group.Wait()
+}
+
+func (p *push) send(ctx context.Context, id string, index int, o readyObject, held int64) error {
+	sent, err := p.client.UploadObject(ctx, id, index, UploadSource{
+		Name: o.Name, Size: o.size, Digest: o.sum, Cache: p.Cache, Held: held, Moved: func(n int64) {
+			if o.Size > 0 {
+				p.Progress.Add(n)
+			}
+		},
+	})
+	if o.Size <= 0 {
+		p.Progress.Add(1)
+	}
+	p.mu.Lock()
+	p.report.Bytes += sent
+	p.mu.Unlock()
+	return err
+}
+
+func (p *push) sign(b *Build, used []provenance.Dependency, objects []readyObject, id string) ([]byte, error) {
+	s := provenance.Statement{
+		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: b.Inputs,
+		Artifacts: used, Builder: p.Builder, Invocation: p.Invocation, IssuedAt: p.Now().UTC().Truncate(time.Second),
+	}
+	for _, o := range objects {
+		s.Subjects = append(s.Subjects, provenance.Subject{Name: o.Name, Digest: o.sum, Size: o.size})
+	}
+	payload, err := s.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return provenance.Seal(payload, p.Signer)
+}
+
+// count takes the gate's word for each object.
+func (p *push) count(b *Build, objects []readyObject, result gateway.CommitResult) {
+	outcome := make(map[string]string, len(result.Objects))
+	for _, o := range result.Objects {
+		outcome[o.Name] = o.Result
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report.Statements++
+	for _, o := range objects {
+		switch outcome[o.Name] {
+		case "stored":
+			p.report.Stored++
+		case "confirmed":
+			p.report.Confirmed++
+		case "kept":
+			p.report.Kept++
+		default:
+			p.report.Refused = append(p.report.Refused, Problem{b.Recipe, o.Name, "the gate did not say what became of it"})
+		}
+	}
+	if p.InPlace {
+		p.Progress.Add(weight(objectsOf(objects)))
+	}
+}
+
+// skip counts objects that are there already: since before the push, or by a commit whose answer was lost.
+func (p *push) skip(objects []readyObject, ours bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ours {
+		p.report.Confirmed += len(objects)
+	} else {
+		p.report.Skipped += len(objects)
+	}
+	p.Progress.Add(weight(objectsOf(objects)))
+}
+
+func (p *push) refuse(b *Build, objects []Object, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range objects {
+		p.report.Refused = append(p.report.Refused, Problem{b.Recipe, o.Name, reason})
+	}
+}
+
+func (p *push) note(b *Build, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report.Notes = append(p.report.Notes, Problem{Recipe: b.Recipe, Reason: text})
+}
+
+// digest is what reading an object gave.
+type digest struct {
+	sum  artifact.Digest
+	size int64
+}

@@ -1,0 +1,206 @@
+package client
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/lychgate/lychgate/authz/source"
+)
+
+// Report says what a push did. Its lists are sorted.
+type Report struct {
+	DryRun     bool
+	Objects    int // that the cache holds
+	Builds     int // that they belong to
+	Statements int // that were signed and accepted
+	Stored     int // objects that are new at the gate
+	Confirmed  int // objects that were there with the same bytes, and got this statement too
+	Kept       int // objects whose name keeps other bytes that were there first
+	Skipped    int // objects that the gate already had
+	Underived  []Problem
+	Refused    []Problem
+	Notes      []Problem
+	Ignored    []Ignored
+	Plan       []PlannedBuild // with DryRun only
+	Bytes      int64          // sent
+	Elapsed    time.Duration
+}
+
+// PlannedBuild is a build that would be published.
+type PlannedBuild struct {
+	Recipe  string   `json:"recipe"`
+	Objects int      `json:"objects"`
+	Sources []string `json:"sources"`
+	Inputs  []string `json:"inputs"`
+}
+
+func newReport(d *Derivation, opt PushOptions) *Report {
+	r := &Report{
+		DryRun: opt.DryRun, Objects: d.Objects, Builds: len(d.Builds),
+		Underived: d.Underived, Notes: d.Notes, Ignored: d.Ignored,
+	}
+	if opt.DryRun {
+		for _, b := range d.Builds {
+			r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs)})
+		}
+	}
+	return r
+}
+
+func sourceTexts(list []source.Source) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = s.String()
+	}
+	return out
+}
+
+func (r *Report) sort() {
+	sortProblems(r.Underived)
+	sortProblems(r.Refused)
+	sortProblems(r.Notes)
+	r.Notes = slices.Compact(r.Notes)
+}
+
+// ExitCode is what a command that pushed should exit with: 0 when everything is published, 1 when anything was
+// refused, 3 when nothing was refused but the sources of some objects could not be derived, so that they were left out.
+func (r *Report) ExitCode() int {
+	switch {
+	case len(r.Refused) > 0:
+		return 1
+	case len(r.Underived) > 0:
+		return 3
+	}
+	return 0
+}
+
+// reportJSON is the layout of WriteJSON.
+type reportJSON struct {
+	DryRun         bool           `json:"dry_run"`
+	Objects        int            `json:"objects"`
+	Builds         int            `json:"builds"`
+	Statements     int            `json:"statements"`
+	Stored         int            `json:"stored"`
+	Confirmed      int            `json:"confirmed"`
+	Kept           int            `json:"kept"`
+	Skipped        int            `json:"skipped"`
+	Underived      []Problem      `json:"underived"`
+	Refused        []Problem      `json:"refused"`
+	Notes          []Problem      `json:"notes"`
+	Ignored        []Ignored      `json:"ignored"`
+	Plan           []PlannedBuild `json:"plan,omitempty"`
+	Bytes          int64          `json:"bytes"`
+	ElapsedSeconds float64        `json:"elapsed_seconds"`
+}
+
+// WriteJSON writes the report as one JSON object, for machines.
+func (r *Report) WriteJSON(w io.Writer) error {
+	j := reportJSON{
+		r.DryRun, r.Objects, r.Builds, r.Statements, r.Stored, r.Confirmed, r.Kept, r.Skipped,
+		r.Underived, r.Refused, r.Notes, r.Ignored, r.Plan, r.Bytes, r.Elapsed.Seconds(),
+	}
+	if err := json.MarshalWrite(w, j, jsontext.WithIndent("  ")); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+// shown is how many names the text shows for one reason.
+const shown = 3
+
+// WriteText writes the report for people: what happened, then what did not and why.
+func (r *Report) WriteText(w io.Writer) error {
+	t := &lines{w: w}
+	for _, b := range r.Plan {
+		t.plan(b)
+	}
+	t.problems("refused", r.Refused)
+	t.problems("could not be derived, and was not pushed", r.Underived)
+	t.problems("note", r.Notes)
+	for _, i := range r.Ignored {
+		t.line("ignored %d files: %s (%s)", i.Count, i.Reason, i.Example)
+	}
+	t.line("%s", r.summary())
+	return t.err
+}
+
+func (r *Report) summary() string {
+	if r.DryRun {
+		return fmt.Sprintf("%d objects in %d builds would be pushed; %d could not be derived", r.Objects-len(r.Underived), r.Builds, len(r.Underived))
+	}
+	text := fmt.Sprintf("%d objects in %d builds: %d stored, %d confirmed, %d kept, %d already there, %d refused, %d not derived; %s sent in %s",
+		r.Objects, r.Builds, r.Stored, r.Confirmed, r.Kept, r.Skipped, len(r.Refused), len(r.Underived), byteCount(r.Bytes), r.Elapsed.Round(10*time.Millisecond))
+	if r.Kept > 0 {
+		text += "\nkept: the name was published before with other bytes, which stay; this statement is stored as evidence"
+	}
+	return text
+}
+
+// byteCount prints bytes in binary units.
+func byteCount(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n)/1024, 0
+	for value >= 1024 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", value, units[unit])
+}
+
+// lines writes lines until one fails.
+type lines struct {
+	w   io.Writer
+	err error
+}
+
+func (t *lines) line(format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.w, format+"\n", args...)
+	}
+}
+
+func (t *lines) plan(b PlannedBuild) {
+	t.line("%s: %d objects", printable(b.Recipe), b.Objects)
+	for _, s := range b.Sources {
+		t.line("  built from %s", s)
+	}
+	for _, s := range b.Inputs {
+		if !slices.Contains(b.Sources, s) {
+			t.line("  and by inputs from %s", s)
+		}
+	}
+}
+
+// problems prints each reason once, with the first few names it concerns.
+func (t *lines) problems(what string, list []Problem) {
+	for len(list) > 0 {
+		first := list[0]
+		var same, rest []Problem
+		for _, p := range list {
+			if p.Recipe == first.Recipe && p.Reason == first.Reason {
+				same = append(same, p)
+			} else {
+				rest = append(rest, p)
+			}
+		}
+		t.line("%s: %s: %s", what, printable(first.Recipe), first.Reason)
+		for i, p := range same {
+			switch {
+			case p.Name == "":
+			case i < shown:
+				t.line("  %s", printable(p.Name))
+			case i == shown:
+				t.line("  and %d more", len(same)-shown)
+			}
+		}
+		list = rest
+	}
+}

@@ -1,0 +1,201 @@
+package client
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/lychgate/lychgate/authz/provenance"
+)
+
+// SignerOptions says which key signs. Without any, ssh-agent is asked for the one key that it holds.
+type SignerOptions struct {
+	// Key is a private key file: as ssh-keygen writes it, or a PEM "PRIVATE KEY" (PKCS #8) of an ed25519 or ECDSA P-256
+	// key. It may also be a public key file (.pub) or a fingerprint ("SHA256:..."): then ssh-agent signs.
+	Key string
+	// Certificate is an SSH certificate file. Empty: Key with "-cert.pub" in place of ".pub" or at its end, if that
+	// exists.
+	Certificate string
+	// AgentSocket is ssh-agent's; empty: none. A caller gives the environment's SSH_AUTH_SOCK.
+	AgentSocket string
+	// Passphrase is asked for when Key needs one; nil: such a key is an error.
+	Passphrase func(prompt string) ([]byte, error)
+}
+
+// maxKeyFile bounds a key file; the largest RSA key of ssh-keygen needs 13 KiB.
+const maxKeyFile = 64 << 10
+
+// LoadSigner finds the key that signs statements. A signer from ssh-agent keeps its connection, for the life of the
+// process. Errors say what to do next.
+func LoadSigner(opt SignerOptions) (provenance.Signer, error) {
+	switch {
+	case opt.Key == "" && opt.AgentSocket == "":
+		return nil, errors.New("no key to sign with: give --key FILE, or start ssh-agent and add one (ssh-add)")
+	case opt.Key == "" || strings.HasPrefix(opt.Key, "SHA256:"):
+		return fromAgent(opt, opt.Key)
+	}
+	text, err := readKey(opt.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("key file %q does not exist: make one with ssh-keygen -t ed25519, or give another --key", opt.Key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if public, _, _, _, err := ssh.ParseAuthorizedKey(text); err == nil {
+		return fromAgent(opt, ssh.FingerprintSHA256(plainKey(public)))
+	}
+	if block, _ := pem.Decode(text); block != nil && block.Type == "PRIVATE KEY" && opt.Certificate == "" {
+		return plainSigner(opt.Key, block.Bytes)
+	}
+	signer, err := privateSigner(opt, text)
+	if err != nil {
+		return nil, fmt.Errorf("key file %q: %w", opt.Key, err)
+	}
+	return withCertificate(opt, signer)
+}
+
+func readKey(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("key file %q is not a key file: it is no regular file of at most %d bytes", name, maxKeyFile)
+	}
+	return os.ReadFile(name)
+}
+
+// plainKey is the key inside a certificate, or the key itself.
+func plainKey(k ssh.PublicKey) ssh.PublicKey {
+	if cert, ok := k.(*ssh.Certificate); ok {
+		return cert.Key
+	}
+	return k
+}
+
+// plainSigner signs without SSH's framing.
+func plainSigner(name string, der []byte) (provenance.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("key file %q: %w", name, err)
+	}
+	if k, ok := key.(*ecdsa.PrivateKey); ok && k.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("key file %q: of ECDSA keys only P-256 is accepted", name)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("key file %q holds no key that can sign", name)
+	}
+	return provenance.NewKeySigner(signer)
+}
+
+// privateSigner reads a private key of ssh-keygen, and asks for its passphrase if it has one.
+func privateSigner(opt SignerOptions, text []byte) (ssh.Signer, error) {
+	signer, err := provenance.LoadSSHSigner(text, nil)
+	var missing *ssh.PassphraseMissingError
+	switch {
+	case !errors.As(err, &missing):
+		return signer, err
+	case opt.Passphrase == nil:
+		return nil, errors.New("it needs a passphrase, and nobody can be asked: add it to ssh-agent (ssh-add) and give its .pub file as --key")
+	}
+	passphrase, err := opt.Passphrase("Passphrase for " + opt.Key + ": ")
+	if err != nil {
+		return nil, fmt.Errorf("ask for the passphrase: %w", err)
+	}
+	defer clear(passphrase)
+	signer, err = provenance.LoadSSHSigner(text, passphrase)
+	if errors.Is(err, x509.IncorrectPasswordError) {
+		return nil, errors.New("the passphrase is wrong")
+	}
+	return signer, err
+}
+
+// withCertificate puts the certificate that belongs to the key in its place, if there is one.
+func withCertificate(opt SignerOptions, signer ssh.Signer) (provenance.Signer, error) {
+	name := opt.Certificate
+	if name == "" {
+		name = strings.TrimSuffix(opt.Key, ".pub") + "-cert.pub"
+	}
+	line, err := readKey(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && opt.Certificate == "":
+		return provenance.NewSSHSigner(signer)
+	case err != nil:
+		return nil, fmt.Errorf("read SSH certificate: %w", err)
+	}
+	paired, err := provenance.PairCertificate(signer, line)
+	if err != nil {
+		return nil, fmt.Errorf("certificate file %q: %w", filepath.Base(name), err)
+	}
+	return provenance.NewSSHSigner(paired)
+}
+
+// fromAgent asks ssh-agent for the key with a fingerprint, or for the only one.
+func fromAgent(opt SignerOptions, fingerprint string) (provenance.Signer, error) {
+	if opt.AgentSocket == "" {
+		return nil, fmt.Errorf("key %s must come from ssh-agent, which does not run: start it (eval $(ssh-agent)) and ssh-add the key, or give a private key file", fingerprint)
+	}
+	conn, err := net.Dial("unix", opt.AgentSocket)
+	if err != nil {
+		return nil, fmt.Errorf("ask ssh-agent: %w (is SSH_AUTH_SOCK right?)", err)
+	}
+	signers, err := agent.NewClient(conn).Signers()
+	if err == nil {
+		var chosen ssh.Signer
+		if chosen, err = choose(signers, fingerprint, opt.Certificate == ""); err == nil {
+			return agentSigner(opt, chosen)
+		}
+	}
+	conn.Close()
+	return nil, fmt.Errorf("ask ssh-agent: %w", err)
+}
+
+func agentSigner(opt SignerOptions, chosen ssh.Signer) (provenance.Signer, error) {
+	if _, ok := chosen.PublicKey().(*ssh.Certificate); ok && opt.Certificate == "" {
+		return provenance.NewSSHSigner(chosen)
+	}
+	if opt.Certificate == "" && !strings.HasSuffix(opt.Key, ".pub") {
+		return provenance.NewSSHSigner(chosen)
+	}
+	return withCertificate(opt, chosen)
+}
+
+// choose picks the signer of a key; of a key that is there alone and with a certificate, the one that is wanted.
+func choose(signers []ssh.Signer, fingerprint string, certificates bool) (ssh.Signer, error) {
+	byKey := map[string]ssh.Signer{}
+	var names []string
+	for _, s := range signers {
+		name := ssh.FingerprintSHA256(plainKey(s.PublicKey()))
+		_, certified := s.PublicKey().(*ssh.Certificate)
+		if _, ok := byKey[name]; !ok {
+			names = append(names, name)
+		} else if certified != certificates {
+			continue
+		}
+		byKey[name] = s
+	}
+	switch chosen, ok := byKey[fingerprint]; {
+	case ok:
+		return chosen, nil
+	case fingerprint != "":
+		return nil, fmt.Errorf("it does not hold the key %s: ssh-add it", printable(fingerprint))
+	case len(names) == 1:
+		return byKey[names[0]], nil
+	case len(names) == 0:
+		return nil, errors.New("it holds no key: ssh-add one, or give --key FILE")
+	}
+	return nil, fmt.Errorf("it holds several keys: give one as --key: %s", strings.Join(names, " "))
+}
