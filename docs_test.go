@@ -113,7 +113,7 @@ func TestEveryKeyIsExplained(t *testing.T) {
 		}
 	}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\| [^|]+ \\| [^|]+ \\|$").FindAllStringSubmatch(guide, -1) {
-		if !contains(keys, m[1]) {
+		if !slices.Contains(keys, m[1]) {
 			t.Errorf("the operator guide explains %s, which is no key", m[1])
 		}
 	}
