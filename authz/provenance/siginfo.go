@@ -1,7 +1,6 @@
 package provenance
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +19,7 @@ const (
 	maxSiginfoRatio  = 200
 	// siginfoFloor is what any siginfo may unpack to: a small, repetitive one may well have a high ratio.
 	siginfoFloor = 1 << 20
+	maxBlock     = 128 << 10 // bytes that one block of zstd unpacks to (RFC 8878, section 3.1.1.2.4)
 )
 
 // ErrOldSiginfo says that a siginfo is a Python pickle, as BitBake wrote it before the release "kirkstone". A pickle is
@@ -119,34 +119,55 @@ func isPickle(data []byte) bool {
 	return len(data) >= 2 && data[0] == 0x80 && data[1] >= 2 && data[1] <= 5
 }
 
-// unpackSiginfo unpacks within the bounds. The decoder's own memory limit does not bound a stream, so we count.
+// unpackSiginfo unpacks within the bounds. The decoder's own memory limit does not bound a stream, and it takes an input
+// of less than 128 KiB at one gulp whatever that unpacks to. So it gets a buffer of the size that the blocks can fill,
+// or that we allow, and may not grow it.
 func unpackSiginfo(packed []byte) ([]byte, error) {
-	if err := checkFrame(packed); err != nil {
+	blocks, err := checkFrame(packed)
+	if err != nil {
 		return nil, err
 	}
 	limit := min(MaxSiginfo, max(siginfoFloor, maxSiginfoRatio*len(packed)))
-	dec, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(maxSiginfoWindow))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxSiginfoWindow),
+		zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, err
 	}
 	defer dec.Close()
-	text, err := io.ReadAll(io.LimitReader(dec, int64(limit)+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > limit {
+	text, err := dec.DecodeAll(packed, make([]byte, 0, min(limit, blocks*maxBlock)))
+	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || len(text) > limit {
 		return nil, fmt.Errorf("%d bytes unpack to more than %d", len(packed), limit)
 	}
-	return text, nil
+	return text, err
 }
 
-// checkFrame walks one zstd frame (RFC 8878, section 3.1.1) without unpacking it, and asks that it be all there is.
-func checkFrame(packed []byte) error {
+// checkFrame walks one zstd frame (RFC 8878, section 3.1.1) without unpacking it, and asks that it be all there is. It
+// returns how many blocks the frame has.
+func checkFrame(packed []byte) (blocks int, err error) {
 	var h zstd.Header
 	if err := h.Decode(packed); err != nil {
-		return fmt.Errorf("read zstd frame: %w", err)
+		return 0, fmt.Errorf("read zstd frame: %w", err)
 	}
+	if err := checkHeader(&h); err != nil {
+		return 0, err
+	}
+	blocks, end, err := walkBlocks(packed, h.HeaderSize)
+	if err != nil {
+		return 0, err
+	}
+	if h.HasCheckSum {
+		end += 4
+	}
+	switch {
+	case end > len(packed):
+		return 0, io.ErrUnexpectedEOF
+	case end < len(packed):
+		return 0, fmt.Errorf("%d bytes follow the zstd frame", len(packed)-end)
+	}
+	return blocks, nil
+}
+
+func checkHeader(h *zstd.Header) error {
 	window := h.WindowSize
 	if h.SingleSegment {
 		window = h.FrameContentSize
@@ -161,28 +182,15 @@ func checkFrame(packed []byte) error {
 	case h.HasFCS && h.FrameContentSize > MaxSiginfo:
 		return fmt.Errorf("the zstd frame announces %d bytes, at most %d are allowed", h.FrameContentSize, MaxSiginfo)
 	}
-	end, err := blocksEnd(packed, h.HeaderSize)
-	if err != nil {
-		return err
-	}
-	if h.HasCheckSum {
-		end += 4
-	}
-	switch {
-	case end > len(packed):
-		return io.ErrUnexpectedEOF
-	case end < len(packed):
-		return fmt.Errorf("%d bytes follow the zstd frame", len(packed)-end)
-	}
 	return nil
 }
 
-// blocksEnd returns where the last block ends. A block header is 3 bytes, little endian: last (1 bit), type (2), size
+// walkBlocks counts the blocks and returns where the last one ends. A block header is 3 bytes, little endian: last (1 bit), type (2), size
 // (21). A block of type RLE has one byte whatever its size.
-func blocksEnd(packed []byte, at int) (int, error) {
+func walkBlocks(packed []byte, at int) (blocks, end int, err error) {
 	for {
 		if at+3 > len(packed) {
-			return 0, io.ErrUnexpectedEOF
+			return 0, 0, io.ErrUnexpectedEOF
 		}
 		header := int(packed[at]) | int(packed[at+1])<<8 | int(packed[at+2])<<16
 		last, kind, size := header&1 == 1, header>>1&3, header>>3
@@ -191,13 +199,14 @@ func blocksEnd(packed []byte, at int) (int, error) {
 		case rle:
 			size = 1
 		case reserved:
-			return 0, errors.New("the zstd frame holds a block of a reserved type")
+			return 0, 0, errors.New("the zstd frame holds a block of a reserved type")
 		}
 		if at += 3 + size; at > len(packed) {
-			return 0, io.ErrUnexpectedEOF
+			return 0, 0, io.ErrUnexpectedEOF
 		}
+		blocks++
 		if last {
-			return at, nil
+			return blocks, at, nil
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -273,6 +274,29 @@ func TestHostileSiginfos(t *testing.T) {
 		_, err := provenance.ParseSiginfo(io.MultiReader(bytes.NewReader(good), iotest.ErrReader(errors.New("the disk is gone"))))
 		refused(t, err, "the disk is gone")
 	})
+}
+
+// TestBombsCostLittle counts what refusing takes: a decoder that looks at its limit too late would ask for gigabytes.
+func TestBombsCostLittle(t *testing.T) {
+	for name, packed := range map[string][]byte{
+		"RLE blocks, 4 GiB":   frame(0, []byte{0x38}, slices.Repeat(block(false, 1, 1<<17, []byte(" ")), 32<<10), block(true, 0, 0, nil)),
+		"announced, 16 MiB":   pack(t, make([]byte, 16<<20)),
+		"window, 8 MiB":       frame(0, []byte{0x68}, slices.Repeat(block(false, 1, 1<<17, []byte(" ")), 1000), block(true, 0, 0, nil)),
+		"announced 8, has 80": frame(0x20, []byte{8}, slices.Repeat(block(false, 1, 8, []byte(" ")), 10), block(true, 0, 0, nil)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := provenance.ParseSiginfo(bytes.NewReader(packed))
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if cost := after.TotalAlloc - before.TotalAlloc; cost > 64<<20 {
+				t.Fatalf("refusing %d bytes (%v) took %d MiB", len(packed), err, cost>>20)
+			}
+		})
+	}
 }
 
 type zeros struct{}
