@@ -224,16 +224,16 @@ func unhex(c byte) byte {
 	return c&^0x20 - 'A' + 10
 }
 
-// The octets of a segment as bits: low from 0 on, high from 64 on.
+// The octets of a segment as bits: of the low ones from 0 on, of the high ones from 64 on.
 const (
-	low  uint64 = (1<<10-1)<<'0' | 1<<'.' | 1<<'+' | 1<<':' | 1<<'-'
-	high uint64 = (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64) | 1<<('_'-64) | 1<<('~'-64)
+	lowOctets  uint64 = (1<<10-1)<<'0' | 1<<'.' | 1<<'+' | 1<<':' | 1<<'-'
+	highOctets uint64 = (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64) | 1<<('_'-64) | 1<<('~'-64)
 )
 
 // allowed reports whether c may stand in a segment.
 func allowed(c byte) bool {
 	if c < 64 {
-		return low>>c&1 == 1
+		return lowOctets>>c&1 == 1
 	}
-	return c < 128 && high>>(c-64)&1 == 1
+	return c < 128 && highOctets>>(c-64)&1 == 1
 }

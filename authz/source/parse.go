@@ -146,7 +146,7 @@ func parseParams(text string) (map[string]string, error) {
 	return params, nil
 }
 
-// source understands the entry by its scheme; see yocto's "Fetchers" for each.
+// source understands the entry by its scheme; "Fetchers" in BitBake's manual describes each.
 func (e entry) source() (Source, error) {
 	switch e.scheme {
 	case "git", "gitsm", "gitannex":

@@ -4,7 +4,8 @@
 // It is pure: nothing here does I/O, and no entry is ever fetched. Two names for one place cost a denial; one name for
 // two places would be a leak. So what is ambiguous is [Unresolvable], and upper and lower case stay apart in paths. Taken
 // for one are only what servers with users and permissions take for one: the protocols of a host on their own ports, a
-// repository with and without ".git", and a path in ssh's scp-like form with that in its URL form.
+// repository with and without ".git", a path in ssh's scp-like form with that in its URL form, and the two ways in which
+// Unicode writes one accented letter.
 package source
 
 import (
