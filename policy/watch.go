@@ -11,7 +11,7 @@ type watch struct {
 	pending [32]byte // a content read once, to be seen again before it is taken up
 	refused [32]byte // a content that was tried and refused, and why
 	refusal error
-	err     error    // why the directory's present content is not in force
+	err     error // why the directory's present content is not in force
 	errAt   time.Time
 }
 
