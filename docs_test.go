@@ -119,6 +119,66 @@ func TestEveryKeyIsExplained(t *testing.T) {
 	}
 }
 
+// TestDefaultsAreShown: where the operator guide shows a default of a key that stands alone, it is the default.
+func TestDefaultsAreShown(t *testing.T) {
+	guide := documents(t)["docs/operator-guide.md"]
+	var minimal string
+	for _, s := range sections {
+		minimal += s.text
+	}
+	plain, err := config.Parse([]byte(minimal), "/etc/lychgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `([a-z]+)(?:\\.([a-z_]+))?` \\|.*\\| `([^`]+)` \\|$").FindAllStringSubmatch(guide, -1)
+	checked := 0
+	for _, m := range rows {
+		section, key, shown := m[1], m[2], m[3]
+		if strings.Contains(minimal, section+":") {
+			continue
+		}
+		checked++
+		shown = strings.ReplaceAll(shown, "STATE", "/var/lib/lychgate")
+		line := section + ": " + strconv.Quote(shown) + "\n"
+		if key != "" {
+			line = section + ": {" + key + ": " + strconv.Quote(shown) + "}\n"
+		}
+		if got, err := config.Parse([]byte(minimal+line), "/etc/lychgate"); err != nil || !reflect.DeepEqual(got, plain) {
+			t.Errorf("the operator guide shows %s as the default of %s.%s, which it is not: %v", shown, section, key, err)
+		}
+	}
+	if checked < 15 {
+		t.Errorf("%d defaults were checked", checked)
+	}
+}
+
+// TestMetrics: a metric that the operator guide names is one that cmd makes.
+func TestMetrics(t *testing.T) {
+	made := map[string]bool{}
+	for _, p := range tree(t) {
+		if p.name != "cmd/lychgate" {
+			continue
+		}
+		for _, f := range p.files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if lit, ok := n.(*ast.BasicLit); ok {
+					made[literal(lit)] = true
+				}
+				return true
+			})
+		}
+	}
+	names := regexp.MustCompile("`(lychgate_[a-z_]+)`").FindAllStringSubmatch(documents(t)["docs/operator-guide.md"], -1)
+	if len(names) == 0 {
+		t.Error("the operator guide names no metrics")
+	}
+	for _, m := range names {
+		if !made[m[1]] {
+			t.Errorf("the operator guide names the metric %s, which cmd/lychgate does not make", m[1])
+		}
+	}
+}
+
 // TestNamespace: the allowed_signers lines of the operator guide allow what push signs with.
 func TestNamespace(t *testing.T) {
 	guide := documents(t)["docs/operator-guide.md"]

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -440,6 +441,7 @@ func TestSecretRead(t *testing.T) {
 		{"empty", file("f", "\n", 0o600), "error: it is empty"},
 		{"long", file("g", strings.Repeat("x", 70000), 0o600), "error: longer than 65536 bytes"},
 		{"directory", config.Secret{Kind: "file", Name: dir}, "error: not a regular file"},
+		{"pipe", pipe(t, filepath.Join(dir, "pipe")), "error: not a regular file"},
 		{"absent", config.Secret{Kind: "file", Name: filepath.Join(dir, "none")}, "error: no such file"},
 	} {
 		got, err := tc.secret.Read()
@@ -451,6 +453,14 @@ func TestSecretRead(t *testing.T) {
 			t.Errorf("%s: Read = %q, want %q", tc.name, text, tc.want)
 		}
 	}
+}
+
+func pipe(t *testing.T, path string) config.Secret {
+	t.Helper()
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config.Secret{Kind: "file", Name: path}
 }
 
 // FuzzParse: any bytes give a configuration or problems with a place and a printable text; never both, never a panic;

@@ -82,17 +82,12 @@ func (p *parser) file(key string, path Path) bool {
 	if path == "" || !p.sound(key) {
 		return false
 	}
-	f, err := os.Open(string(path))
+	f, _, err := openRegular(string(path))
 	if err != nil {
 		p.add(key, err.Error(), "relative paths start at the configuration file's directory")
 		return false
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.IsDir() {
-		p.add(key, fmt.Sprintf("%q is a directory", string(path)), "name a file")
-		return false
-	}
-	return true
+	return f.Close() == nil
 }
 
 func (p *parser) directory(key, path string) {

@@ -206,15 +206,11 @@ func (s Secret) Read() (authn.Secret, error) {
 }
 
 func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, info, err := openRegular(path)
 	if err != nil {
 		return nil, fmt.Errorf("read secret: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read secret: %w", err)
-	}
 	if err := checkPrivate(info); err != nil {
 		return nil, fmt.Errorf("read secret %q: %w", path, err)
 	}
@@ -228,11 +224,27 @@ func readPrivate(path string) ([]byte, error) {
 	return b, nil
 }
 
+// openRegular opens a file and nothing else: to open a named pipe would wait for its other end.
+func openRegular(path string) (*os.File, os.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%q is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err = f.Stat(); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
 // checkPrivate takes 0600, 0400, 0640 and 0440: the last two are how service managers hand secrets to a group.
 func checkPrivate(info os.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
-	}
 	if mode := info.Mode().Perm(); mode&0o027 != 0 {
 		return fmt.Errorf("mode %04o lets others at it; run: chmod 600 %s", mode, info.Name())
 	}
