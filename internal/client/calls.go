@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,7 +104,7 @@ func (c *Client) Commit(ctx context.Context, id string, envelope []byte) (gatewa
 // 9530). Absent and withheld are the same error, which wraps fs.ErrNotExist. After any error the bytes in w are
 // worth nothing.
 func (c *Client) Get(ctx context.Context, zone, name string, w io.Writer) (artifact.Digest, int64, error) {
-	g := download{hash: sha256.New(), w: w, path: append([]string{"sstate", zone}, strings.Split(name, "/")...)}
+	g := download{hash: sha256.New(), w: w, path: slices.Concat(c.mount, []string{zone}, strings.Split(name, "/"))}
 	t := tries{client: c}
 	for {
 		err := g.attempt(ctx, c)

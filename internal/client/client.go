@@ -7,6 +7,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,6 +44,8 @@ const (
 type Config struct {
 	// Gate is the URL of the gate's https door. Plain http is accepted for a loopback address only.
 	Gate string
+	// Mount is the path that zones are below; default "/sstate".
+	Mount string
 	// Token is sent as Bearer. Zero: anonymous, or a client certificate.
 	Token authn.Secret
 	// CA verifies the gate; CAFile is a PEM file that does. Both nil and empty: the system's certificates.
@@ -61,7 +64,8 @@ type Config struct {
 
 // Client is a connection pool to one gate. It is safe for concurrent use.
 type Client struct {
-	gate      string // as it was given
+	gate      string   // as it was given
+	mount     []string // segments
 	base      *url.URL
 	http      *http.Client
 	token     authn.Secret
@@ -81,7 +85,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		gate: cfg.Gate, base: base, token: cfg.Token, userAgent: cfg.UserAgent, attempts: cfg.Attempts, wait: cfg.Wait,
+		gate: cfg.Gate, mount: strings.Split(strings.Trim(cmp.Or(cfg.Mount, "/sstate"), "/"), "/"), base: base, token: cfg.Token, userAgent: cfg.UserAgent, attempts: cfg.Attempts, wait: cfg.Wait,
 		// A gate has no reason to send its client elsewhere; following would carry the token there.
 		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse

@@ -13,8 +13,8 @@ import (
 
 // DeriveOptions is what siginfo files do not say.
 type DeriveOptions struct {
-	// Layers are the repositories of the layers that local files (file:// entries) come from; the first that matches
-	// counts. A file that no layer matches is an unresolvable source.
+	// Layers are the repositories of the layers that local files (file:// entries) come from; the first that has a
+	// file counts. A file that no layer has is an unresolvable source.
 	Layers []Layer
 	// Extra lists, by recipe, repositories that SRC_URI does not: submodules of gitsm:// entries, and the trees of
 	// externalsrc recipes. A recipe with an empty list has none.
@@ -71,7 +71,7 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	if err != nil {
 		return nil, err
 	}
-	d := &deriver{cache: cache, graph: g, layers: opt.Layers, extra: opt.Extra, index: map[source.Source]int{}}
+	d := &deriver{cache: cache, graph: g, layers: layerFiles{layers: opt.Layers}, extra: opt.Extra, index: map[source.Source]int{}}
 	d.findComponents()
 	d.reachFetches()
 	d.groupNodes(ctx)
@@ -86,7 +86,7 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 type deriver struct {
 	cache  Cache
 	graph  *graph
-	layers []Layer
+	layers layerFiles
 	extra  map[string][]source.Source
 
 	component []int32           // of each node: the component's root
@@ -289,7 +289,7 @@ func (d *deriver) newGroup(ctx context.Context, root int32, fetches []int32, mem
 	for _, i := range fetches {
 		f, ok := memo[i]
 		if !ok {
-			f = d.fetch(&d.graph.nodes[i], d.elsewhere(ctx, i))
+			f = d.fetch(ctx, &d.graph.nodes[i], d.elsewhere(ctx, i))
 			memo[i] = f
 		}
 		g.notes = append(g.notes, f.notes...)

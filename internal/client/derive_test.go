@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"fmt"
 	"io"
 	"io/fs"
@@ -383,7 +384,7 @@ func TestDerive(t *testing.T) {
 			}),
 			opt: DeriveOptions{Layers: []Layer{{PathPrefix: "meta-x/", Source: source.Parse(git("l/meta-x"), rev2)}}},
 			want: told{Builds: map[string]string{
-				"app compile,fetch,populate_sysroot,recipe_qa": "x/a@1111 ?local files of app come from a layer whose repository is not given | x/a@1111 ?local files of app come from a layer whose repository is not given",
+				"app compile,fetch,populate_sysroot,recipe_qa": "x/a@1111 ?local files of app come from a layer that is not given | x/a@1111 ?local files of app come from a layer that is not given",
 				"cfg fetch": "l/meta-x@2222 | l/meta-x@2222",
 			}},
 		},
@@ -433,6 +434,34 @@ func covered(t *testing.T, d *Derivation) {
 	}
 	if len(seen) != d.Objects {
 		t.Errorf("%d of %d objects are covered", len(seen), d.Objects)
+	}
+}
+
+// TestLayerFiles attributes local files by name and checksum, as a siginfo holds them: without a directory.
+func TestLayerFiles(t *testing.T) {
+	ours, theirs := t.TempDir(), t.TempDir()
+	put(t, ours, "recipes/app/files/fix.patch", []byte("ours"))
+	put(t, theirs, "recipes/lib/fix.patch", []byte("theirs"))
+	md5Ours, shaTheirs := fmt.Sprintf("%x", md5.Sum([]byte("ours"))), sum([]byte("theirs"))
+	opt := DeriveOptions{Layers: []Layer{
+		{PathPrefix: ours, Source: source.Parse(git("l/ours"), rev1)},
+		{PathPrefix: theirs, Source: source.Parse(git("l/theirs"), rev2)},
+	}}
+	unknown := "?local files of app come from a layer that is not given"
+	for want, files := range map[string][][]string{
+		"l/ours@1111":               {{"fix.patch", md5Ours}},
+		"l/theirs@2222":             {{"./fix.patch", shaTheirs}},
+		"l/ours@1111 l/theirs@2222": {{"fix.patch", md5Ours}, {"fix.patch", shaTheirs}},
+		unknown:                     {{"fix.patch", strings.Repeat("0", 64)}},
+		"l/ours@1111 " + unknown:    {{"fix.patch", md5Ours}, {"other.patch", shaTheirs}},
+	} {
+		d, err := Derive(t.Context(), cacheOf(t, task{recipe: "app", name: "fetch", hash: "f1", files: files, vars: map[string]any{"SRC_URI": "file://fix.patch"}}), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := short(d.Builds[0].Sources); got != want {
+			t.Errorf("%v: got %s, want %s", files, got, want)
+		}
 	}
 }
 

@@ -30,10 +30,10 @@ type node struct {
 	problem string   // why its siginfo is of no use; empty when it was read
 	deps    []edge
 
-	external bool              // it names EXTERNALSRC
-	srcURI   evidence          // what it says of SRC_URI
-	vars     map[string]string // of a do_fetch only
-	files    []string          // of a do_fetch only: paths of the local files it read
+	external bool                      // it names EXTERNALSRC
+	srcURI   evidence                  // what it says of SRC_URI
+	vars     map[string]string         // of a do_fetch only
+	files    []provenance.FileChecksum // of a do_fetch only: the local files it read
 }
 
 type edge struct {
@@ -125,9 +125,7 @@ func (n *node) keep(info *provenance.Siginfo) {
 	}
 	if n.task == "fetch" {
 		n.vars = textVars(info.VarVals)
-		for _, f := range info.FileChecksums {
-			n.files = append(n.files, f.Name)
-		}
+		n.files = info.FileChecksums
 	}
 }
 

@@ -179,6 +179,10 @@ func weight(objects []Object) int64 {
 	return total
 }
 
+// maxPart is how many objects go under one statement. A gate takes 1000 in one upload unless it is told otherwise; a
+// statement holds more.
+const maxPart = 1000
+
 // build publishes objects of one build, in as many statements as it takes.
 func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 	if len(objects) == 0 {
@@ -192,7 +196,7 @@ func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 	if err != nil {
 		return err
 	}
-	for part := range slices.Chunk(objects, provenance.MaxSubjects) {
+	for part := range slices.Chunk(objects, maxPart) {
 		if err := p.part(ctx, b, used, part); err != nil {
 			return err
 		}
@@ -247,15 +251,36 @@ func (p *push) part(ctx context.Context, b *Build, used []provenance.Dependency,
 				p.refuse(b, objectsOf(ready), changed.Error())
 				return nil
 			}
-		case !errors.As(err, &refused) || refused.Status == http.StatusUnauthorized || refused.temporary():
+		case !errors.As(err, &refused) || isHopeless(refused):
 			return err
 		case isForgotten(refused) && try < maxTries:
+		case refused.Op == opBegin && len(ready) > 1 && len(ready) > len(b.Objects)>>maxHalvings:
+			return p.halves(ctx, b, used, objectsOf(ready))
 		default:
 			p.refuse(b, objectsOf(ready), err.Error())
 			return nil
 		}
 		objects = objectsOf(ready)
 	}
+}
+
+// maxHalvings bounds how far a part is divided to set apart an object that the gate does not take, such as one that is
+// too large for it.
+const maxHalvings = 4
+
+func (p *push) halves(ctx context.Context, b *Build, used []provenance.Dependency, objects []Object) error {
+	half := len(objects) / 2
+	if err := p.part(ctx, b, used, objects[:half]); err != nil {
+		return err
+	}
+	return p.part(ctx, b, used, objects[half:])
+}
+
+// isHopeless reports whether what the gate said of one build it would say of every other: the credential is bad, it is
+// in trouble, or the zone does not exist or is not for us to write to.
+func isHopeless(e *Error) bool {
+	zone := e.Op == opBegin && (e.Status == http.StatusNotFound || e.Status == http.StatusForbidden)
+	return e.Status == http.StatusUnauthorized || e.temporary() || zone
 }
 
 // isForgotten reports whether the gate no longer knows an upload that it began: it expired, or the answer to its

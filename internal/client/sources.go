@@ -1,25 +1,19 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/authz/source"
 )
 
 // fetchedRevisions is the variable of a do_fetch that holds the revisions BitBake resolved, in the order of the
 // entries of SRC_URI that have one.
 const fetchedRevisions = "fetcher_hashes_dummyfunc"
-
-// Layer says which repository the local files (file:// entries) of recipes come from.
-type Layer struct {
-	// PathPrefix is compared with the file's path as the siginfo holds it, which with recent BitBake is relative to
-	// the recipe or the bare file name; empty matches every file.
-	PathPrefix string
-	Source     source.Source
-}
 
 // fetched is what one do_fetch brought in.
 type fetched struct {
@@ -36,7 +30,7 @@ type entry struct {
 }
 
 // fetch reads SRC_URI and the resolved revisions from the variables of a do_fetch.
-func (d *deriver) fetch(n *node, more func(string) (string, bool)) fetched {
+func (d *deriver) fetch(ctx context.Context, n *node, more func(string) (string, bool)) fetched {
 	x := &expander{recipe: n.recipe, vars: n.vars, more: more}
 	var out fetched
 	entries, err := x.entries(n.vars["SRC_URI"])
@@ -62,7 +56,7 @@ func (d *deriver) fetch(n *node, more func(string) (string, bool)) fetched {
 		}
 	}
 	if local {
-		out.add(d.local(n)...)
+		out.add(d.local(ctx, n)...)
 	}
 	return out
 }
@@ -83,21 +77,20 @@ func (d *deriver) submodules(recipe string) []source.Source {
 	return []source.Source{unresolvable("submodules of %s are not listed", printable(recipe))}
 }
 
-// local are the layer repositories of the file:// entries. When the siginfo lists no file, every layer that is
-// named for all files counts.
-func (d *deriver) local(n *node) []source.Source {
-	files := n.files
+// local are the layer repositories of the file:// entries of a do_fetch.
+func (d *deriver) local(ctx context.Context, n *node) []source.Source {
+	files := slices.DeleteFunc(slices.Clone(n.files), func(f provenance.FileChecksum) bool { return f.Sum == "" })
 	if len(files) == 0 {
-		files = []string{""}
+		files = []provenance.FileChecksum{{}} // it does not say which: only a layer of all files can answer
 	}
 	var out []source.Source
 	for _, file := range files {
-		i := slices.IndexFunc(d.layers, func(l Layer) bool { return strings.HasPrefix(file, l.PathPrefix) })
-		if i < 0 {
-			return append(out, unresolvable("local files of %s come from a layer whose repository is not given", printable(n.recipe)))
+		s, ok := d.layers.find(ctx, file)
+		if !ok {
+			s = unresolvable("local files of %s come from a layer that is not given", printable(n.recipe))
 		}
-		if !slices.Contains(out, d.layers[i].Source) {
-			out = append(out, d.layers[i].Source)
+		if !slices.Contains(out, s) {
+			out = append(out, s)
 		}
 	}
 	return out
