@@ -158,11 +158,11 @@ func (l *signerLine) parseOptions(text string, loc *time.Location) (rest string,
 		text = text[end:]
 		if hasValue {
 			if value, text, err = cutQuoted(text[1:]); err != nil {
-				return "", fmt.Errorf("option %q: %w", name, err)
+				return "", fmt.Errorf("option %.80q: %w", name, err)
 			}
 		}
 		if seen[name] {
-			return "", fmt.Errorf("option %q stands twice", name)
+			return "", fmt.Errorf("option %.80q stands twice", name)
 		}
 		seen[name] = true
 		if err := l.setOption(name, value, hasValue, loc); err != nil {
@@ -174,7 +174,7 @@ func (l *signerLine) parseOptions(text string, loc *time.Location) (rest string,
 		case strings.HasPrefix(text, " "), strings.HasPrefix(text, "\t"):
 			return strings.TrimLeft(text, " \t"), nil
 		default:
-			return "", fmt.Errorf("option %q is not followed by a comma or a space", name)
+			return "", fmt.Errorf("option %.80q is not followed by a comma or a space", name)
 		}
 	}
 }
@@ -253,10 +253,10 @@ func (l *signerLine) check() error {
 		}
 	}
 	if l.identity == "" {
-		return fmt.Errorf("principals %q name nobody: put the signer's own name first, or use cert-authority", l.principals)
+		return fmt.Errorf("principals %.200q name nobody: put the signer's own name first, or use cert-authority", l.principals)
 	}
 	if !matchList(l.principals, l.identity) {
-		return fmt.Errorf("principals %q except %q again", l.principals, l.identity)
+		return fmt.Errorf("principals %.200q except %q again", l.principals, l.identity)
 	}
 	return checkIdentity(l.identity)
 }
@@ -328,7 +328,7 @@ func (l *signerLine) certIdentity(cert *ssh.Certificate, now time.Time) (string,
 	}
 	i := slices.IndexFunc(cert.ValidPrincipals, func(p string) bool { return matchList(l.principals, p) })
 	if i < 0 {
-		return "", fmt.Errorf("none of the certificate's principals %.200q matches %q", cert.ValidPrincipals, l.principals)
+		return "", fmt.Errorf("none of the certificate's principals %.200q matches %.200q", cert.ValidPrincipals, l.principals)
 	}
 	name := cert.ValidPrincipals[i]
 	if err := checkIdentity(name); err != nil {

@@ -114,7 +114,7 @@ func (s *Statement) addDependencies(list []dependencyJSON) error {
 	seen := make(map[dependencyJSON]bool, len(list))
 	for _, d := range list {
 		if seen[d] {
-			return fmt.Errorf("dependency %q occurs twice", cmp.Or(d.URI, d.Name))
+			return fmt.Errorf("dependency %.200q occurs twice", cmp.Or(d.URI, d.Name))
 		}
 		seen[d] = true
 		if err := s.addDependency(d); err != nil {
@@ -147,7 +147,7 @@ func (s *Statement) addDependency(d dependencyJSON) error {
 		}
 		s.Artifacts = append(s.Artifacts, a)
 	default:
-		return fmt.Errorf("role %q is unknown", d.Annotations.Role)
+		return fmt.Errorf("role %.40q is unknown", d.Annotations.Role)
 	}
 	return nil
 }
@@ -163,7 +163,7 @@ func describe(role string, s source.Source) (dependencyJSON, error) {
 	s.Repo = ""
 	d := dependencyJSON{Annotations: annotationsJSON{Role: role, Reason: s.Reason}}
 	if err := s.Check(); err != nil {
-		return d, fmt.Errorf("source %q: %w", s, err)
+		return d, fmt.Errorf("source %.200q: %w", s, err)
 	}
 	switch {
 	case s.Rev != "" && s.Type == source.Git && (isHex(s.Rev, 40) || isHex(s.Rev, 64)):
@@ -198,7 +198,7 @@ func (d dependencyJSON) source() (source.Source, error) {
 		return source.Source{}, err
 	}
 	if back != d {
-		return source.Source{}, fmt.Errorf("it is not written in its one form, with the uri %q", back.URI)
+		return source.Source{}, fmt.Errorf("it is not written in its one form, with the uri %.200q", back.URI)
 	}
 	return s, nil
 }

@@ -62,7 +62,7 @@ func openEnvelope(envelope []byte) (payload []byte, signatures [][]byte, err err
 		return nil, nil, fmt.Errorf("%d bytes, at most %d are allowed", len(envelope), MaxEnvelope)
 	}
 	var e envelopeJSON
-	if err := unmarshalExact(envelope, &e); err != nil {
+	if err := unmarshalExact(envelope, &e, atMost[signatureJSON](MaxSignatures, "signatures")); err != nil {
 		return nil, nil, err
 	}
 	switch {
@@ -70,8 +70,6 @@ func openEnvelope(envelope []byte) (payload []byte, signatures [][]byte, err err
 		return nil, nil, fmt.Errorf("payloadType is %.80q, want %q", e.PayloadType, PayloadType)
 	case len(e.Signatures) == 0:
 		return nil, nil, errors.New("there is no signature")
-	case len(e.Signatures) > MaxSignatures:
-		return nil, nil, fmt.Errorf("%d signatures, at most %d are allowed", len(e.Signatures), MaxSignatures)
 	}
 	if payload, err = decodeBase64(e.Payload); err != nil {
 		return nil, nil, fmt.Errorf("payload: %w", err)

@@ -171,6 +171,9 @@ func refused(t *testing.T, err error, want string) {
 	if err == nil {
 		t.Fatalf("accepted; want an error with %q", want)
 	}
+	if len(err.Error()) > 2000 {
+		t.Fatalf("an error of %d bytes: %.300s", len(err.Error()), err)
+	}
 	if !strings.Contains(err.Error(), want) {
 		t.Fatalf("error %q; want it to hold %q", err, want)
 	}

@@ -109,7 +109,7 @@ func parseSiginfo(r io.Reader) (*Siginfo, error) {
 	}
 	var j siginfoJSON
 	if err := json.Unmarshal(text, &j); err != nil {
-		return nil, err
+		return nil, clip(err)
 	}
 	return j.siginfo()
 }
@@ -119,9 +119,8 @@ func isPickle(data []byte) bool {
 	return len(data) >= 2 && data[0] == 0x80 && data[1] >= 2 && data[1] <= 5
 }
 
-// unpackSiginfo unpacks within the bounds. The decoder's own memory limit does not bound a stream, and it takes an input
-// of less than 128 KiB at one gulp whatever that unpacks to. So it gets a buffer of the size that the blocks can fill,
-// or that we allow, and may not grow it.
+// unpackSiginfo unpacks within the bounds. The decoder's own memory limit does not bound a stream, so it gets a buffer of
+// the size that the blocks can fill, or that we allow, and may not grow it. A stream would cost its whole window as well.
 func unpackSiginfo(packed []byte) ([]byte, error) {
 	blocks, err := checkFrame(packed)
 	if err != nil {
@@ -185,8 +184,8 @@ func checkHeader(h *zstd.Header) error {
 	return nil
 }
 
-// walkBlocks counts the blocks and returns where the last one ends. A block header is 3 bytes, little endian: last (1 bit), type (2), size
-// (21). A block of type RLE has one byte whatever its size.
+// walkBlocks counts the blocks and returns where the last one ends. A block header is 3 bytes, little endian: last
+// (1 bit), type (2), size (21). A block of type RLE has one byte whatever its size.
 func walkBlocks(packed []byte, at int) (blocks, end int, err error) {
 	for {
 		if at+3 > len(packed) {

@@ -81,7 +81,7 @@ func (w *sshsigWire) signature() (*SSHSignature, error) {
 	case len(w.Reserved) != 0:
 		return nil, errors.New("the reserved field is not empty")
 	case w.Hash != "sha256" && w.Hash != "sha512":
-		return nil, fmt.Errorf("hash algorithm %q is not sha256 or sha512", w.Hash)
+		return nil, fmt.Errorf("hash algorithm %.40q is not sha256 or sha512", w.Hash)
 	}
 	key, err := ssh.ParsePublicKey(w.PublicKey)
 	if err != nil {
@@ -119,7 +119,7 @@ func parseInnerSignature(data []byte, keyType string) (*ssh.Signature, error) {
 		rest = 5
 	}
 	if !slices.Contains(want, w.Format) {
-		return nil, fmt.Errorf("signature algorithm %q does not go with a key of type %s", w.Format, keyType)
+		return nil, fmt.Errorf("signature algorithm %.80q does not go with a key of type %s", w.Format, keyType)
 	}
 	if len(w.Rest) != rest {
 		return nil, fmt.Errorf("%d bytes after the signature, want %d", len(w.Rest), rest)

@@ -169,28 +169,25 @@ func parseStatement(payload []byte) (*Statement, error) {
 		return nil, fmt.Errorf("%d bytes, at most %d are allowed", len(payload), MaxStatement)
 	}
 	var j statementJSON
-	if err := unmarshalExact(payload, &j); err != nil {
+	err := unmarshalExact(payload, &j, atMost[subjectJSON](MaxSubjects, "subjects"),
+		atMost[dependencyJSON](MaxDependencies, "dependencies"))
+	if err != nil {
 		return nil, err
 	}
 	build, run := &j.Predicate.BuildDefinition, &j.Predicate.RunDetails
 	switch {
 	case j.Type != StatementType:
-		return nil, fmt.Errorf("_type is %q, want %q", j.Type, StatementType)
+		return nil, fmt.Errorf("_type is %.200q, want %q", j.Type, StatementType)
 	case j.PredicateType != PredicateType:
-		return nil, fmt.Errorf("predicateType is %q, want %q", j.PredicateType, PredicateType)
+		return nil, fmt.Errorf("predicateType is %.200q, want %q", j.PredicateType, PredicateType)
 	case build.BuildType != BuildType:
-		return nil, fmt.Errorf("buildType is %q, want %q", build.BuildType, BuildType)
-	case len(j.Subject) > MaxSubjects:
-		return nil, fmt.Errorf("%d subjects, at most %d are allowed", len(j.Subject), MaxSubjects)
-	case len(build.ResolvedDependencies) > MaxDependencies:
-		return nil, fmt.Errorf("%d dependencies, at most %d are allowed", len(build.ResolvedDependencies), MaxDependencies)
+		return nil, fmt.Errorf("buildType is %.200q, want %q", build.BuildType, BuildType)
 	}
 	s := &Statement{
 		Zone: build.ExternalParameters.Zone, Audience: build.ExternalParameters.Audience,
 		UploadID: build.ExternalParameters.UploadID, Recipe: build.ExternalParameters.Recipe,
 		Builder: run.Builder.ID, Invocation: run.Metadata.InvocationID,
 	}
-	var err error
 	if s.Subjects, err = parseSubjects(j.Subject); err != nil {
 		return nil, err
 	}
@@ -203,22 +200,16 @@ func parseStatement(payload []byte) (*Statement, error) {
 	return s, s.check()
 }
 
-// unmarshalExact reads JSON from outside. The decoder's defaults refuse names that differ in case, duplicate names
-// and bad UTF-8; lone surrogates are bad UTF-8 to it.
-func unmarshalExact(data []byte, v any) error {
-	return json.Unmarshal(data, v, json.RejectUnknownMembers(true))
-}
-
 func parseSubjects(list []subjectJSON) ([]Subject, error) {
 	subjects := make([]Subject, 0, len(list))
 	for _, sub := range list {
 		digest, err := parseHex(sub.Digest.SHA256)
 		if err != nil {
-			return nil, fmt.Errorf("subject %q: %w", sub.Name, err)
+			return nil, fmt.Errorf("subject %.200q: %w", sub.Name, err)
 		}
 		size, err := strconv.ParseInt(sub.Annotations.Size, 10, 64)
 		if err != nil || strconv.FormatInt(size, 10) != sub.Annotations.Size {
-			return nil, fmt.Errorf("subject %q: size %q is not a decimal number", sub.Name, sub.Annotations.Size)
+			return nil, fmt.Errorf("subject %.200q: size %.40q is not a decimal number", sub.Name, sub.Annotations.Size)
 		}
 		subjects = append(subjects, Subject{sub.Name, digest, size})
 	}
@@ -228,7 +219,7 @@ func parseSubjects(list []subjectJSON) ([]Subject, error) {
 // parseHex reads a digest that stands under the name of its algorithm, without a prefix.
 func parseHex(text string) (artifact.Digest, error) {
 	if len(text) != 64 {
-		return artifact.Digest{}, fmt.Errorf("digest %q: want 64 hex digits", text)
+		return artifact.Digest{}, fmt.Errorf("digest %.80q: want 64 hex digits", text)
 	}
 	return artifact.ParseDigest(text)
 }
@@ -237,7 +228,7 @@ func parseHex(text string) (artifact.Digest, error) {
 func parseTime(text string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil || t.UTC().Format(time.RFC3339) != text {
-		return time.Time{}, fmt.Errorf("time %q: want the form 2006-01-02T15:04:05Z", text)
+		return time.Time{}, fmt.Errorf("time %.40q: want the form 2006-01-02T15:04:05Z", text)
 	}
 	return t.UTC(), nil
 }
@@ -282,11 +273,11 @@ func (s *Statement) checkSubjects() error {
 		}
 		switch {
 		case seen[sub.Name]:
-			return fmt.Errorf("subject %q occurs twice", sub.Name)
+			return fmt.Errorf("subject %.200q occurs twice", sub.Name)
 		case sub.Digest.IsZero():
-			return fmt.Errorf("subject %q has no digest", sub.Name)
+			return fmt.Errorf("subject %.200q has no digest", sub.Name)
 		case sub.Size < 0:
-			return fmt.Errorf("subject %q has the size %d", sub.Name, sub.Size)
+			return fmt.Errorf("subject %.200q has the size %d", sub.Name, sub.Size)
 		}
 		seen[sub.Name] = true
 	}
@@ -299,7 +290,7 @@ func (s *Statement) checkArtifacts() error {
 			return fmt.Errorf("input: %w", err)
 		}
 		if a.Digest.IsZero() {
-			return fmt.Errorf("input %q has no digest", a.Name)
+			return fmt.Errorf("input %.200q has no digest", a.Name)
 		}
 	}
 	return nil
@@ -312,10 +303,10 @@ func checkName(zone, name string) error {
 	}
 	ref, err := artifact.ParseName(artifact.Zone{Name: zone}, name)
 	if err != nil {
-		return fmt.Errorf("name %q: %w", name, err)
+		return fmt.Errorf("name %.200q: %w", name, err)
 	}
 	if ref.Name() != name {
-		return fmt.Errorf("name %q: %w: its canonical form is %q", name, artifact.ErrBadName, ref.Name())
+		return fmt.Errorf("name %.200q: %w: its canonical form is %.200q", name, artifact.ErrBadName, ref.Name())
 	}
 	return nil
 }
@@ -343,7 +334,7 @@ func checkText(text string) error {
 	}
 	for _, r := range text {
 		if r < 0x20 || r >= 0x7f && r < 0xa0 {
-			return fmt.Errorf("text %q holds a control character", text)
+			return fmt.Errorf("text %.200q holds a control character", text)
 		}
 	}
 	return nil

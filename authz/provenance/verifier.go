@@ -89,7 +89,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	for _, id := range cfg.Revoked {
 		if !isFingerprint(id) {
-			return nil, fmt.Errorf("revoked key %.80q: want a fingerprint as `ssh-keygen -l` prints it, SHA256:...", id)
+			return nil, fmt.Errorf("revoked key %.80q: want SHA256: and base64, as `ssh-keygen -l` prints it", id)
 		}
 		v.revoked[id] = true
 	}

@@ -12,7 +12,6 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -122,9 +121,9 @@ func TestHostileEnvelopes(t *testing.T) {
 		{"duplicate payload", `{"payload"`, `{"payload":"","payload"`, "duplicate"},
 		{"duplicate signature", `"sig":`, `"sig":"","sig":`, "duplicate"},
 		{"no signatures", element, "", "no signature"},
-		{"too many signatures", element, strings.Repeat(element+",", 16) + element, "17 signatures"},
+		{"too many signatures", element, strings.Repeat(element+",", 16) + element, "more than 16 signatures"},
 		{"null signature", element, "null", "empty"},
-		{"signatures are an object", "[" + element + "]", element, "cannot unmarshal"},
+		{"signatures are an object", "[" + element + "]", element, "unmarshal JSON"},
 		{"payload is null", `"` + payload64 + `"`, "null", "payload: empty"},
 		{"payload is empty", payload64, "", "payload: empty"},
 		{"payload is not base64", payload64, strings.Repeat("!", 8), "base64"},
@@ -144,7 +143,7 @@ func TestHostileEnvelopes(t *testing.T) {
 		{"truncated", `}]}`, `}]`, "EOF"},
 		{"invalid UTF-8", `"keyid":"`, "\"keyid\":\"\xff", "UTF-8"},
 		{"lone surrogate", `"keyid":"`, `"keyid":"\udc00`, "surrogate"},
-		{"not an object", text, "[]", "cannot unmarshal"},
+		{"not an object", text, "[]", "unmarshal JSON"},
 		{"empty", text, "", "EOF"},
 		{"huge", `}]}`, `}]}` + strings.Repeat(" ", provenance.MaxEnvelope), "at most"},
 	}
@@ -671,7 +670,7 @@ func FuzzAllowedSigners(f *testing.F) {
 		}
 		name, err := a.Identity(key, "ns", now)
 		if err == nil && (name == "" || strings.ContainsAny(name, "*?!,") || !strings.Contains(file, name) || !strings.Contains(file, strings.Fields(line)[1])) {
-			t.Fatal(fmt.Sprintf("the key belongs to %q by %q", name, file))
+			t.Fatalf("the key belongs to %q by %q", name, file)
 		}
 	})
 }
