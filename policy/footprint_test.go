@@ -225,9 +225,18 @@ func keyOf(r authz.Request, f *authz.Facts, fields authz.Field) key {
 		field authz.Field
 		value any
 	}{
-		{authz.FieldDoor, r.Door}, {authz.FieldZone, []string{r.Ref.Zone, found}}, {authz.FieldKind, r.Ref.Kind}, {authz.FieldPath, r.Ref.Path},
-		{authz.FieldPart, r.Ref.Part}, {authz.FieldHash, r.Ref.Hash}, {authz.FieldRecipe, r.Ref.Recipe}, {authz.FieldVersion, r.Ref.Version},
-		{authz.FieldArch, r.Ref.Arch}, {authz.FieldTask, r.Ref.Task}, {authz.FieldSigner, signer}, {authz.FieldMinute, f.Now.Unix() / 60},
+		{authz.FieldDoor, r.Door},
+		{authz.FieldZone, []string{r.Ref.Zone, found}},
+		{authz.FieldKind, r.Ref.Kind},
+		{authz.FieldPath, r.Ref.Path},
+		{authz.FieldPart, r.Ref.Part},
+		{authz.FieldHash, r.Ref.Hash},
+		{authz.FieldRecipe, r.Ref.Recipe},
+		{authz.FieldVersion, r.Ref.Version},
+		{authz.FieldArch, r.Ref.Arch},
+		{authz.FieldTask, r.Ref.Task},
+		{authz.FieldSigner, signer},
+		{authz.FieldMinute, f.Now.Unix() / 60},
 	} {
 		if fields&part.field != 0 {
 			k.fields += fmt.Sprintf("%d=%q ", part.field, fmt.Sprint(part.value))

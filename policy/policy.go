@@ -106,7 +106,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read policy %s: %w", e.source(), err)
 	}
-	rev, err := e.build(t)
+	rev, err := e.build(context.Background(), t)
 	if err != nil {
 		return nil, fmt.Errorf("load policy %s: %w", e.source(), err)
 	}
@@ -121,12 +121,12 @@ func (e *Engine) source() string { return sourceName(e.cfg.Dir) }
 func (e *Engine) read() (*tree, error) { return readTree(e.cfg.Dir, e.cfg.Data) }
 
 // build makes a revision of a tree and runs the bundle's own tests. The embedded bundle's are run by this package's.
-func (e *Engine) build(t *tree) (*revision, error) {
+func (e *Engine) build(ctx context.Context, t *tree) (*revision, error) {
 	rev, err := newRevision(t, e.cfg.Deadline)
 	if err != nil || e.cfg.Dir == "" {
 		return rev, err
 	}
-	return rev, t.passTests()
+	return rev, t.passTests(ctx)
 }
 
 // Footprint says what the answers of the revision in force can depend on.

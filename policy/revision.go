@@ -45,8 +45,14 @@ type compiled struct {
 	txn      storage.Transaction
 }
 
-// newRevision compiles a bundle, without its tests, and checks that it keeps the contract.
-func newRevision(t *tree, deadline time.Duration) (*revision, error) {
+// newRevision compiles a bundle, without its tests, and checks that it keeps the contract. A compiler that panics is a
+// bundle that does not compile: a running gate must survive it.
+func newRevision(t *tree, deadline time.Duration) (rev *revision, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			rev, err = nil, fmt.Errorf("compile: panic: %v", p)
+		}
+	}()
 	data, err := t.merged()
 	if err != nil {
 		return nil, err
@@ -62,7 +68,7 @@ func newRevision(t *tree, deadline time.Duration) (*revision, error) {
 	if err := checkEntryPoints(c.compiler); err != nil {
 		return nil, err
 	}
-	rev := &revision{
+	rev = &revision{
 		name: t.name(), hash: t.hash, compiled: c, deadline: deadline,
 		query: c.compiler.QueryCompiler().WithStrict(true),
 	}

@@ -83,13 +83,13 @@ func Test(ctx context.Context, dir string, o TestOptions) (TestReport, error) {
 }
 
 // passTests refuses a bundle whose tests fail, and names them.
-func (t *tree) passTests() error {
+func (t *tree) passTests(ctx context.Context) error {
 	if t.testFiles() == 0 {
 		return nil
 	}
 	var r TestReport
-	if err := t.runTests(context.Background(), TestOptions{}, &r); err != nil {
-		return fmt.Errorf("compile the bundle's tests: %w", err)
+	if err := t.runTests(ctx, TestOptions{}, &r); err != nil {
+		return fmt.Errorf("run the bundle's tests: %w", err)
 	}
 	if r.OK {
 		return nil

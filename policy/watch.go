@@ -31,7 +31,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			e.poll()
+			e.poll(ctx)
 		}
 	}
 }
@@ -49,7 +49,7 @@ func (e *Engine) announce(previous string) {
 }
 
 // poll looks at the directory once.
-func (e *Engine) poll() {
+func (e *Engine) poll(ctx context.Context) {
 	t, err := e.read()
 	if err != nil {
 		e.settle(fmt.Errorf("read policy %s: %w", e.source(), err))
@@ -63,13 +63,16 @@ func (e *Engine) poll() {
 	case t.hash != e.watch.pending:
 		e.watch.pending = t.hash
 	default:
-		e.replace(t)
+		e.replace(ctx, t)
 	}
 }
 
 // replace builds a revision and puts it in force, or notes why not.
-func (e *Engine) replace(t *tree) {
-	rev, err := e.build(t)
+func (e *Engine) replace(ctx context.Context, t *tree) {
+	rev, err := e.build(ctx, t)
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		err = fmt.Errorf("load policy %s, content %s: %w", e.source(), t.name(), err)
 		e.watch.refused, e.watch.refusal = t.hash, err

@@ -24,9 +24,10 @@ func allows(t *testing.T, e *Engine) bool {
 }
 
 // twice polls as often as a change needs to be taken up.
-func twice(e *Engine) {
-	e.poll()
-	e.poll()
+func twice(t *testing.T, e *Engine) {
+	t.Helper()
+	e.poll(t.Context())
+	e.poll(t.Context())
 }
 
 func TestReload(t *testing.T) {
@@ -37,20 +38,20 @@ func TestReload(t *testing.T) {
 	})
 	first := e.Footprint().Revision
 	writeBundle(t, dir, rules(`allow if input.zone == "other"`))
-	if e.poll(); e.Footprint().Revision != first {
+	if e.poll(t.Context()); e.Footprint().Revision != first {
 		t.Error("a change was taken up that was read once only")
 	}
-	if e.poll(); allows(t, e) {
+	if e.poll(t.Context()); allows(t, e) {
 		t.Error("the change was not taken up")
 	}
 	if len(seen) != 1 || seen[0].Previous != first || seen[0].Revision != e.Footprint().Revision || seen[0].Source != dir || !seen[0].At.Equal(noon) {
 		t.Errorf("activations %+v", seen)
 	}
 	writeBundle(t, dir, rules(`allow if input.zone == "main"`))
-	if twice(e); !allows(t, e) || e.Footprint().Revision != first {
+	if twice(t, e); !allows(t, e) || e.Footprint().Revision != first {
 		t.Error("going back did not bring the first revision back")
 	}
-	if twice(e); len(seen) != 2 {
+	if twice(t, e); len(seen) != 2 {
 		t.Errorf("%d activations; want 2: nothing changed since", len(seen))
 	}
 }
@@ -89,7 +90,7 @@ func TestBadReloadKeepsTheLastGood(t *testing.T) {
 			before := e.Status()
 			breaking.do(t, dir)
 			for range 3 {
-				twice(e)
+				twice(t, e)
 				if !allows(t, e) || e.Status().Revision != before.Revision {
 					t.Fatal("the last good revision is not in force")
 				}
@@ -99,7 +100,7 @@ func TestBadReloadKeepsTheLastGood(t *testing.T) {
 			}
 			must(t, os.RemoveAll(dir))
 			writeBundle(t, dir, rules(`allow if input.zone == "other"`))
-			if twice(e); allows(t, e) || e.Status().Error != "" {
+			if twice(t, e); allows(t, e) || e.Status().Error != "" {
 				t.Errorf("mended directory not taken up: %+v", e.Status())
 			}
 		})
@@ -136,7 +137,7 @@ func TestKubernetesMount(t *testing.T) {
 		t.Fatal("the first mount is not in force")
 	}
 	swap("02", "other")
-	if twice(e); allows(t, e) {
+	if twice(t, e); allows(t, e) {
 		t.Errorf("the second mount is not in force: %+v", e.Status())
 	}
 	if n := len(e.active.Load().compiler.Modules); n != 2 {
@@ -157,7 +158,7 @@ func TestLinkedDirectory(t *testing.T) {
 	}
 	must(t, os.Remove(link))
 	must(t, os.Symlink("other", link))
-	if twice(e); allows(t, e) {
+	if twice(t, e); allows(t, e) {
 		t.Error("the new link is not in force")
 	}
 }
@@ -228,7 +229,7 @@ func TestReloadWhileAsked(t *testing.T) {
 	for i := range 10 {
 		zone := []string{"other", "main"}[i%2]
 		writeBundle(t, dir, rules(`allow if input.zone == "`+zone+`"`))
-		twice(e)
+		twice(t, e)
 	}
 	close(stop)
 	for range 4 {

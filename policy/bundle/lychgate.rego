@@ -22,6 +22,12 @@ allow if {
 	inputs_open
 }
 
+# A write is asked about twice: before bytes are staged, and with the verified statement.
+allow if {
+	input.action == "begin"
+	writer
+}
+
 allow if {
 	input.action == "write"
 	writer
@@ -54,6 +60,7 @@ rule := {
 	"read": "read_sources",
 	"stat": "read_sources",
 	"list": "read_sources",
+	"begin": "writer_role",
 	"write": "write_role_and_signer",
 	"report": "report_role",
 	"admin": "admin_role",
@@ -61,6 +68,7 @@ rule := {
 
 grounds := {
 	"read_sources": "sources_readable: every source is public or readable",
+	"writer_role": "writer: the role is right",
 	"write_role_and_signer": "writer: the role and the signer are right",
 	"report_role": "writer: the role is right",
 	"admin_role": "admin: the role is right",
@@ -150,7 +158,7 @@ denials contains reason if {
 }
 
 denials contains sprintf("not_a_writer: the role writer:%s is missing", [input.zone]) if {
-	input.action in {"write", "report"}
+	input.action in {"begin", "write", "report"}
 	not writer
 }
 
