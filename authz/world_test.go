@@ -28,21 +28,26 @@ type world struct {
 	sets    map[source.SetID]*source.Set
 	broken  error // of the record store
 
-	may     map[string]forge.Access // "user repo"; none when missing
-	users   map[string]forge.User
-	lag     time.Duration // how old the forge's answers are
-	life    time.Duration // how long they are worth anything
-	down    error         // of the forge
-	lost    error         // of the directory
-	asked   int           // repositories asked for
-	looked  int           // users looked up
-	onAsk   func()        // called in Access, after the answer was found
-	onLook  func()        // called in User, after the answer was found
-	handed  map[string]forge.Fact
-	epochAt map[string]int // of the handed facts
-	epoch   int            // invalidations so far
+	may    map[string]forge.Access // "user repo"; none when missing
+	users  map[string]forge.User
+	lag    time.Duration    // how old the forge's answers are
+	life   time.Duration    // how long they are worth anything
+	down   error            // of the forge
+	lost   error            // of the directory
+	asked  int              // repositories asked for
+	looked int              // users looked up
+	onAsk  func()           // called in Access, after the answer was found
+	onLook func()           // called in User, after the answer was found
+	yes    map[string][]yes // "user repo": every yes that was said
+	epochs map[string]int   // of each user: the invalidations that concern it
 
 	policy policy
+}
+
+// yes is a permission as the forge told it, and the epoch it was told in.
+type yes struct {
+	forge.Fact
+	epoch int
 }
 
 // policy is one revision of a rule.
@@ -57,7 +62,7 @@ func newWorld(t testing.TB) *world {
 		t: t, clock: time.Date(2026, 11, 21, 2, 0, 0, 0, time.UTC), life: 300 * time.Second,
 		records: make(map[artifact.Ref]provenance.Record), sets: make(map[source.SetID]*source.Set),
 		may: make(map[string]forge.Access), users: make(map[string]forge.User),
-		handed: make(map[string]forge.Fact), epochAt: make(map[string]int),
+		yes: make(map[string][]yes), epochs: make(map[string]int),
 	}
 	w.setPolicy("r1", 0, everySource)
 	for _, name := range []string{"alice", "bob", "ci"} {
@@ -157,7 +162,9 @@ func (w *world) Access(_ context.Context, p authn.Principal, repos []forge.Repo)
 		if a, ok := w.may[p.ID+" "+r.ID]; ok {
 			facts[i].Access = a
 		}
-		w.handed[p.ID+" "+r.ID], w.epochAt[p.ID+" "+r.ID] = facts[i], w.epoch
+		if facts[i].Access == forge.Read && w.down == nil {
+			w.yes[p.ID+" "+r.ID] = append(w.yes[p.ID+" "+r.ID], yes{facts[i], w.epochs[p.ID]})
+		}
 	}
 	w.asked += len(repos)
 	err, hook := w.down, w.onAsk
