@@ -23,6 +23,7 @@ const (
 	Read   Action = "read"
 	Stat   Action = "stat"
 	List   Action = "list"
+	Begin  Action = "begin" // to stage bytes that only a later write can publish
 	Write  Action = "write"
 	Report Action = "report"
 	Admin  Action = "admin"

@@ -3,3 +3,189 @@
 // A door turns what a client sent into a credential and a name, asks [Gateway].Session for a [Session], and prints
 // what the Session's methods return. It decides nothing.
 package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/upstream"
+)
+
+var (
+	// ErrNotFound is what a reader learns of anything that is denied, absent or misnamed.
+	ErrNotFound error = notFound{}
+	// ErrUnauthenticated is wrapped when there is no credential or a bad one.
+	ErrUnauthenticated = errors.New("not authenticated")
+	// ErrUnavailable is wrapped when the gate could not decide, record or read, and asking again may help.
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// notFound is the one error for denied and absent: it has one text, and no cause to compare.
+type notFound struct{}
+
+func (notFound) Error() string        { return "not found" }
+func (notFound) Is(target error) bool { return target == fs.ErrNotExist }
+
+// Journal is where events go. Append returns once the event would survive a killed process, Durable once it would
+// survive a power cut.
+type Journal interface {
+	Append(e *audit.Event) (seq uint64, err error)
+	AppendBatch(events []*audit.Event) (seq uint64, err error)
+	Durable(ctx context.Context, seq uint64) error
+}
+
+// Blobs keeps the bytes that were uploaded, under names made of their digests.
+type Blobs interface {
+	upstream.Store
+	// Put publishes the file's bytes under name, atomically and durably; a name that exists is left as it is.
+	Put(ctx context.Context, name string, src *os.File) error
+}
+
+// Verifier checks the signatures of a statement's envelope and reads it.
+type Verifier interface {
+	Open(envelope []byte) (*provenance.Verified, error)
+}
+
+// Zone is a zone as the gate serves it.
+type Zone struct {
+	artifact.Zone
+	Mirror upstream.Store // objects under their own names, not written by the gate; nil for none
+}
+
+// statementAge is how old a statement may be at the commit of its upload. One that came by plain PUT may be as old
+// as an upload.
+const statementAge = 10 * time.Minute
+
+// Limits bound what a session can ask for.
+type Limits struct {
+	ObjectBytes   int64         // of one object
+	UploadObjects int           // in one upload
+	OpenUploads   int           // of one principal
+	UploadAge     time.Duration // how long an upload may stay unfinished
+	EnvelopeBytes int64         // of one statement
+	PresenceNames int           // in one batch
+}
+
+// Config is what a Gateway is made of. All members but Log and Now are required.
+type Config struct {
+	Authenticator authn.Authenticator
+	Authorizer    *authz.Authorizer
+	Records       provenance.Store
+	Verifier      Verifier
+	Resolver      forge.Resolver // gives sources their repository ids when they are published
+	Journal       Journal
+	Zones         []Zone
+	Blobs         Blobs
+	Staging       string // directory for uploads under way, on the file system of Blobs when that is a directory
+	Audience      string // this gate's own URL, which statements name
+	Limits        Limits
+	Log           *slog.Logger
+	Now           func() time.Time
+}
+
+// Gateway serves sessions. It is safe for concurrent use.
+type Gateway struct {
+	Config
+	zones   map[string]Zone
+	staging *staging
+	refused *rate.Limiter // bounds how many refused credentials are recorded
+
+	settling     sync.Mutex // held while plain PUTs are matched with their statements
+	copyBuffers  sync.Pool  // *[]byte of copyBytes
+	chunkBuffers sync.Pool  // *[]byte of provenance.ChunkSize
+}
+
+// New checks cfg and prepares the staging directory. It starts nothing.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Staging == "" || cfg.Audience == "" {
+		return nil, errors.New("gateway: a required part is missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	g := &Gateway{Config: cfg, zones: map[string]Zone{}, refused: rate.NewLimiter(50, 200)}
+	g.copyBuffers.New = func() any { b := make([]byte, copyBytes); return &b }
+	g.chunkBuffers.New = func() any { b := make([]byte, provenance.ChunkSize); return &b }
+	for _, z := range cfg.Zones {
+		if _, twice := g.zones[z.Name]; twice {
+			return nil, fmt.Errorf("gateway: zone %q is configured twice", z.Name)
+		}
+		g.zones[z.Name] = z
+	}
+	var err error
+	if g.staging, err = openStaging(cfg.Staging, cfg.Limits, cfg.Now); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	return g, nil
+}
+
+// Run removes uploads that have expired, until ctx ends.
+func (g *Gateway) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			g.staging.sweep()
+		}
+	}
+}
+
+// Door says where a session came in.
+type Door struct {
+	Name   string // "https", "ssh", "hash"
+	Remote netip.AddrPort
+}
+
+// Session takes a credential and returns who it is, ready to act. It is the only place where a principal
+// enters. Every error wraps ErrUnauthenticated or ErrUnavailable.
+func (g *Gateway) Session(ctx context.Context, door Door, c authn.Credential) (*Session, error) {
+	s := &Session{gate: g, door: door, credential: c}
+	if err := s.identify(ctx); err != nil {
+		return nil, g.refuse(door, err)
+	}
+	return s, nil
+}
+
+// refuse records a refused credential. What a client sent without a credential is not an event: wget asks
+// that way before every file.
+func (g *Gateway) refuse(door Door, cause error) error {
+	if errors.Is(cause, authn.ErrAnonymous) {
+		return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
+	}
+	if g.refused.Allow() {
+		e := &audit.Event{
+			Kind: "auth.refuse", Door: door.Name,
+			Actor:    audit.Actor{Remote: door.Remote.String()},
+			Decision: audit.Decision{Verdict: "deny", Reasons: []string{cause.Error()}, FactAge: -1},
+		}
+		if _, err := g.Journal.Append(e); err != nil {
+			return fmt.Errorf("%w: record a refused credential: %w", ErrUnavailable, err)
+		}
+	}
+	if errors.Is(cause, authn.ErrRefused) {
+		return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
+	}
+	return fmt.Errorf("%w: authenticate: %w", ErrUnavailable, cause)
+}

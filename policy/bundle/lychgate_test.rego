@@ -54,6 +54,8 @@ write := object.union(base, {
 	"write": {"statement": {"signer": "ci-main"}},
 })
 
+begin := object.union(base, {"action": "begin", "principal": {"roles": ["writer:main"]}})
+
 report := object.union(base, {"action": "report", "principal": {"roles": ["writer:main"]}, "artifact": {"signer": ""}})
 
 administer := object.union(base, {"action": "admin", "principal": {"roles": ["admin:main"]}})
@@ -264,6 +266,18 @@ test_transitive_reason_no_inputs if {
 }
 
 # Writes.
+
+test_begin_allowed if lychgate.allow with input as begin
+
+test_begin_without_role if {
+	document := object.union(begin, {"principal": {"roles": ["writer:review", "admin:main"]}})
+	not lychgate.allow with input as document
+	decision := lychgate.decision with input as document
+	decision.rule == "writer_role"
+	decision.reasons == ["not_a_writer: the role writer:main is missing"]
+}
+
+test_begin_agrees if agree(begin)
 
 test_write_allowed if lychgate.allow with input as write with data.lychgate.config.zones as signers
 

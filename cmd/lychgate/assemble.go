@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
+	"github.com/lychgate/lychgate/authz/source"
+	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/upstream"
+	"github.com/lychgate/lychgate/internal/config"
+	"github.com/lychgate/lychgate/internal/sqldb"
+	"github.com/lychgate/lychgate/policy"
+)
+
+// runner is a part that works beside the doors until its context ends.
+type runner func(ctx context.Context) error
+
+// decider is all that is needed to decide: serve puts doors and a journal around it, explain asks it.
+type decider struct {
+	cfg        *config.Config
+	log        *slog.Logger
+	db         *sqldb.DB
+	forges     *forge.Multi
+	policy     *policy.Engine
+	authorizer *authz.Authorizer
+	runners    []runner
+}
+
+// newDecider opens the database and loads the forges and the policy.
+func newDecider(ctx context.Context, cfg *config.Config, log *slog.Logger, activated func(policy.Activation)) (*decider, error) {
+	d := &decider{cfg: cfg, log: log}
+	if err := os.MkdirAll(string(cfg.State), 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	var err error
+	if d.db, err = sqldb.Open(ctx, sqldb.Config{Path: cfg.Database.Value, Logger: log}); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if err := d.load(activated); err != nil {
+		return nil, errors.Join(err, d.db.Close())
+	}
+	d.runners = append(d.runners, d.db.Run, d.policy.Run)
+	return d, nil
+}
+
+func (d *decider) load(activated func(policy.Activation)) error {
+	changed := func() {
+		if d.authorizer != nil {
+			d.authorizer.InvalidateAll()
+		}
+	}
+	if err := d.loadForges(changed); err != nil {
+		return err
+	}
+	engine, err := policy.New(policy.Config{
+		Dir: string(d.cfg.Policy.Bundle), Data: policyData(d.cfg), Log: d.log, OnActivate: activated,
+	})
+	if err != nil {
+		return fmt.Errorf("load the policy: %w", err)
+	}
+	d.policy = engine
+	public, err := publicPatterns(d.cfg.Public)
+	if err != nil {
+		return err
+	}
+	d.authorizer, err = authz.New(authz.Config{
+		Records: d.db, Forge: d.forges, Directory: d.forges, Policy: d.policy, Public: public,
+		Zones: zoneNames(d.cfg), Grants: grants(d.cfg),
+	})
+	return err
+}
+
+func (d *decider) loadForges(changed func()) error {
+	named := make([]forge.Named, 0, len(d.cfg.Forges))
+	for _, f := range d.cfg.Forges {
+		switch f.Type {
+		case "static":
+			static, err := forge.LoadStatic(forge.StaticConfig{Name: f.Name, File: string(f.File), OnChange: changed, Logger: d.log})
+			if err != nil {
+				return fmt.Errorf("load the forge %s: %w", f.Name, err)
+			}
+			d.runners = append(d.runners, static.Run)
+			named = append(named, forge.Named{Name: f.Name, Provider: static})
+		default:
+			return fmt.Errorf("forge %s: type %q is not known", f.Name, f.Type)
+		}
+	}
+	var err error
+	d.forges, err = forge.NewMulti(named...)
+	return err
+}
+
+// policyData is what the policy sees of the configuration.
+func policyData(cfg *config.Config) map[string]any {
+	zones := map[string]any{}
+	for _, z := range cfg.Zones {
+		signers := make([]any, len(z.Signers))
+		for i, s := range z.Signers {
+			signers[i] = s
+		}
+		zones[z.Name] = map[string]any{"signers": signers}
+	}
+	return map[string]any{"transitive": cfg.Policy.Transitive, "zones": zones}
+}
+
+func publicPatterns(texts []string) ([]source.Pattern, error) {
+	patterns := make([]source.Pattern, len(texts))
+	for i, t := range texts {
+		var err error
+		if patterns[i], err = source.ParsePattern(t); err != nil {
+			return nil, fmt.Errorf("public[%d]: %w", i, err)
+		}
+	}
+	return patterns, nil
+}
+
+func zoneNames(cfg *config.Config) []artifact.Zone {
+	zones := make([]artifact.Zone, len(cfg.Zones))
+	for i, z := range cfg.Zones {
+		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base}
+	}
+	return zones
+}
+
+// grants turns the zones' writers and admins into roles.
+func grants(cfg *config.Config) []authz.Grant {
+	var out []authz.Grant
+	for _, z := range cfg.Zones {
+		out = append(out, grant("writer", z.Name, z.Writers), grant("admin", z.Name, z.Admins))
+	}
+	return out
+}
+
+func grant(role, zone string, m config.Members) authz.Grant {
+	g := authz.Grant{Role: role, Zone: zone}
+	for _, u := range m.Users {
+		g.Users = append(g.Users, u.String())
+	}
+	for _, group := range m.Groups {
+		g.Groups = append(g.Groups, group.String())
+	}
+	return g
+}
+
+// newTokens returns the gate tokens over db. The key is made on first use unless the configuration gives one.
+func newTokens(cfg *config.Config, db *sqldb.DB) (*authn.Tokens, error) {
+	key, err := tokenKey(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("read the token key: %w", err)
+	}
+	return authn.NewTokens(authn.TokensConfig{Store: db, Key: key})
+}
+
+func tokenKey(cfg *config.Config) ([]byte, error) {
+	if !cfg.Tokens.Key.IsZero() {
+		secret, err := cfg.Tokens.Key.Read()
+		return []byte(secret.Reveal()), err
+	}
+	path := cfg.TokenKeyFile()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return makeTokenKey(path)
+	}
+	return text, err
+}
+
+// makeTokenKey makes a key that only one of several starting processes wins with.
+func makeTokenKey(path string) ([]byte, error) {
+	raw := make([]byte, 32)
+	rand.Read(raw)
+	key := []byte(base64.StdEncoding.EncodeToString(raw))
+	f, err := os.CreateTemp(filepath.Dir(path), ".token.key-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(key)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+// gate is everything that serve runs.
+type gate struct {
+	*decider
+	journal *audit.Journal
+	tokens  *authn.Tokens
+	gateway *gateway.Gateway
+}
+
+// newGate puts the gateway together. Nothing listens yet.
+func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, error) {
+	journal, err := audit.Open(audit.Config{
+		Dir: string(cfg.Audit.Dir), Node: cfg.Node, Strict: cfg.Audit.Sync == "strict", SegmentBytes: int64(cfg.Audit.Segment),
+		OnState: func(s audit.State) { logJournalState(log, s) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the audit journal: %w", err)
+	}
+	d, err := newDecider(ctx, cfg, log, func(a policy.Activation) { recordActivation(journal, log, a) })
+	if err != nil {
+		return nil, errors.Join(err, journal.Close())
+	}
+	g := &gate{decider: d, journal: journal}
+	if err := g.assemble(); err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	g.runners = append(g.runners, journal.Run, g.gateway.Run)
+	return g, nil
+}
+
+// close releases what newGate opened, last opened first.
+func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
+
+func (g *gate) assemble() error {
+	authenticator, err := g.authenticator()
+	if err != nil {
+		return err
+	}
+	signers, err := loadSigners(g.cfg, g.log)
+	if err != nil {
+		return err
+	}
+	g.runners = append(g.runners, signers.run)
+	blobs, err := upstream.NewDir(g.cfg.Blobs.Value)
+	if err != nil {
+		return fmt.Errorf("open the blob directory: %w", err)
+	}
+	zones, err := servedZones(g.cfg)
+	if err != nil {
+		return err
+	}
+	limits := g.cfg.Limits
+	g.gateway, err = gateway.New(gateway.Config{
+		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
+		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
+		Audience: g.cfg.HTTPS.Audience, Log: g.log,
+		Limits: gateway.Limits{
+			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
+			UploadAge: limits.UploadExpiry, PresenceNames: limits.PresenceNames, EnvelopeBytes: int64(limits.StatementSize),
+		},
+	})
+	return err
+}
+
+func (g *gate) authenticator() (authn.Authenticator, error) {
+	var err error
+	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
+		return nil, err
+	}
+	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
+	for i, c := range g.cfg.Certificates {
+		p := c.Principal
+		rules[i] = authn.CertificateRule{URI: c.URI, SPKI: c.SPKI, Principal: authn.Principal{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: authn.Kind(p.Kind)}}
+	}
+	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules})
+	if err != nil {
+		return nil, err
+	}
+	return authn.Chain{g.tokens, certificates}, nil
+}
+
+// servedZones opens each zone's mirror.
+func servedZones(cfg *config.Config) ([]gateway.Zone, error) {
+	zones := make([]gateway.Zone, len(cfg.Zones))
+	for i, z := range cfg.Zones {
+		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base}}
+		mirror, err := openMirror(z)
+		if err != nil {
+			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)
+		}
+		zones[i].Mirror = mirror
+	}
+	return zones, nil
+}
+
+func openMirror(z config.Zone) (upstream.Store, error) {
+	switch z.Mirror.Scheme {
+	case "":
+		return nil, nil
+	case "dir":
+		return upstream.NewDir(z.Mirror.Value)
+	}
+	header := http.Header{}
+	if c := z.MirrorCredentials; !c.IsZero() {
+		value, err := mirrorAuthorization(c)
+		if err != nil {
+			return nil, err
+		}
+		header.Set("Authorization", value)
+	}
+	return upstream.NewHTTP(upstream.HTTPConfig{URL: z.Mirror.Value, Header: header})
+}
+
+func mirrorAuthorization(c config.Credentials) (string, error) {
+	if !c.Bearer.IsZero() {
+		token, err := c.Bearer.Read()
+		return "Bearer " + token.Reveal(), err
+	}
+	password, err := c.Password.Read()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+password.Reveal())), err
+}
+
+func logJournalState(log *slog.Logger, s audit.State) {
+	if s.Err != nil {
+		log.Error("the audit journal is not writable: nothing is served until it is", "error", s.Err)
+		return
+	}
+	log.Info("the audit journal is writable")
+}
+
+// recordActivation leaves an event for each policy that comes into force.
+func recordActivation(j *audit.Journal, log *slog.Logger, a policy.Activation) {
+	e := &audit.Event{Kind: "policy.activate", Detail: a.Revision, Decision: audit.Decision{Policy: a.Revision, FactAge: -1}}
+	if _, err := j.Append(e); err != nil {
+		log.Error("could not record the policy's activation", "error", err)
+	}
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lychgate/lychgate/gateway/httpd"
+)
+
+// metrics are what operators watch. No label is a user or an artifact, and none tells denied from absent.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newMetrics(g *gate) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lychgate_requests_total", Help: "Requests answered, by door, route, method and status.",
+		}, []string{"door", "route", "method", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "lychgate_request_seconds", Help: "Time from a request's headers to the end of its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
+		}, []string{"door", "route"}),
+	}
+	m.registry.MustRegister(
+		m.requests, m.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lychgate_records", Help: "Published objects.",
+		}, func() float64 { return float64(g.db.Len()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lychgate_journal_writable", Help: "1 while the audit journal can be written; at 0 nothing is served.",
+		}, func() float64 { return oneIf(g.journal.Err() == nil) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lychgate_policy_current", Help: "1 while the policy in force is the one on disk; at 0 the last good one is kept.",
+		}, func() float64 { return oneIf(g.policy.Status().Error == "") }),
+	)
+	return m
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// observe counts one request of the https door.
+func (m *metrics) observe(o httpd.Observation) {
+	m.requests.WithLabelValues("https", o.Route, o.Method, strconv.Itoa(o.Status)).Inc()
+	m.seconds.WithLabelValues("https", o.Route).Observe(o.Took.Seconds())
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}

@@ -1,0 +1,326 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lychgate/lychgate/internal/client"
+	"github.com/lychgate/lychgate/internal/config"
+	"github.com/lychgate/lychgate/internal/devca"
+)
+
+// quickstart is a gate with everything embedded, ready to try.
+type quickstart struct {
+	dir, https, admin, sstate string
+	out                       io.Writer
+}
+
+func newQuickstart() *cobra.Command {
+	var q quickstart
+	cmd := &cobra.Command{
+		Use: "quickstart", Short: "Start a gate with everything embedded, filled and ready to try", Args: cobra.NoArgs,
+		Long: `Quickstart makes a directory with a configuration, a development CA, a forge in a YAML file, keys and tokens,
+starts the gate on it, publishes a small cache through the signed-write path, and prints three commands to try.
+
+The forge is git.example.com. Its users: alice may read every repository, bob those under public/ only, ci may write.
+Start it again and it goes on with the same directory. It is for trying, not for work: lychgate config example prints
+a configuration to begin with.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q.out = cmd.OutOrStdout()
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+			return q.run(cmd.Context(), log)
+		},
+	}
+	cmd.Flags().StringVar(&q.dir, "dir", filepath.Join("var", "quickstart"), "`directory` for everything it keeps")
+	cmd.Flags().StringVar(&q.https, "https", "127.0.0.1:8443", "`address` of the https door")
+	cmd.Flags().StringVar(&q.admin, "admin", "127.0.0.1:9443", "`address` of the admin listener: health, metrics")
+	cmd.Flags().StringVar(&q.sstate, "sstate", "", "`directory` of a shared-state cache to publish instead of the example")
+	return cmd
+}
+
+func (q *quickstart) run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := q.prepare()
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", q.dir, err)
+	}
+	g, err := newGate(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	err = q.tokens(ctx, g)
+	if err == nil {
+		err = q.serve(ctx, g)
+	}
+	return errors.Join(err, g.close())
+}
+
+// serve runs the gate and, beside it, fills it and says what to try.
+func (q *quickstart) serve(ctx context.Context, g *gate) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { defer cancel(); return g.serve(ctx) })
+	group.Go(func() error {
+		if err := q.fill(ctx); err != nil {
+			return fmt.Errorf("publish the example: %w", err)
+		}
+		return q.greet(ctx, g)
+	})
+	err := group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (q *quickstart) path(name string) string { return filepath.Join(q.dir, name) }
+
+// url is where a client on this machine finds the gate.
+func (q *quickstart) url() string {
+	host, port, err := net.SplitHostPort(q.https)
+	if err != nil || host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+// prepare writes what is not there yet. The configuration is written each time: it follows the flags.
+func (q *quickstart) prepare() (*config.Config, error) {
+	if _, _, err := net.SplitHostPort(q.https); err != nil {
+		return nil, usageError("--https %s: %w", q.https, err)
+	}
+	if err := os.MkdirAll(q.dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := q.signingKey(); err != nil {
+		return nil, err
+	}
+	if err := writeOnce(q.path("forge.yaml"), quickstartForge); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(q.path("lychgate.yaml"), []byte(q.config()), 0o600); err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(q.path("lychgate.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	ca, err := devca.Open(cfg.DevelopmentCADir(), time.Now)
+	if err != nil {
+		return nil, err
+	}
+	return cfg, os.WriteFile(q.path("ca.pem"), ca.PEM(), 0o644)
+}
+
+// config is the configuration of the quickstart, as short as one can be.
+func (q *quickstart) config() string {
+	host, _, _ := net.SplitHostPort(strings.TrimPrefix(q.url(), "https://"))
+	return fmt.Sprintf(`# Written by lychgate quickstart each time it starts. Copy it before you change it.
+node: quickstart
+state: state
+https:
+  listen: %q
+  audience: %q
+  names: [%q, localhost]
+  tls: {development_ca: true}
+admin:
+  listen: %q
+zones:
+  - name: main
+    writers: {users: [git.example.com/ci]}
+    admins: {users: [git.example.com/alice]}
+    signers: [ci]
+signers:
+  keys:
+    - {identity: ci, file: ci.pub}
+forges:
+  - {name: git.example.com, type: static, file: forge.yaml}
+`, q.https, q.url(), host, q.admin)
+}
+
+// quickstartForge is the git server of the quickstart. Edit it while the gate runs: it takes a second.
+const quickstartForge = `hosts: [git.example.com]
+users:
+  - {id: alice, name: alice, kind: human}
+  - {id: bob, name: bob, kind: human}
+  - {id: ci, name: ci, kind: ci}
+access:
+  - {repos: ["**"], users: [alice, ci]}
+  - {repos: ["public/**"], users: [bob]}
+`
+
+// signingKey makes the key pair that CI signs with.
+func (q *quickstart) signingKey() error {
+	if _, err := os.Stat(q.path("ci.key")); err == nil {
+		return nil
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return err
+	}
+	privateDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(q.path("ci.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER}), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(q.path("ci.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}), 0o600)
+}
+
+// writeOnce writes a file that a person may have changed since.
+func writeOnce(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// quickstartTTL is how long the tokens of the quickstart live; each start makes new ones.
+const quickstartTTL = 30 * 24 * time.Hour
+
+// tokens gives each user a token. Those of earlier starts are revoked: their files are overwritten.
+func (q *quickstart) tokens(ctx context.Context, g *gate) error {
+	old, err := g.tokens.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range old {
+		if t.Note == quickstartNote {
+			if err := g.tokens.Revoke(ctx, t.ID); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{"alice", "bob", "ci"} {
+		p, err := g.findUser(ctx, "", name)
+		if err != nil {
+			return err
+		}
+		secret, _, err := g.tokens.Mint(ctx, p, quickstartTTL, quickstartNote)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(q.path(name+".token"), []byte(secret.Reveal()+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const quickstartNote = "quickstart"
+
+// fill publishes the cache as CI would.
+func (q *quickstart) fill(ctx context.Context) error {
+	dir := q.sstate
+	if dir == "" {
+		dir = q.path("example")
+		if err := writeExample(dir); err != nil {
+			return err
+		}
+	}
+	r := remote{gate: q.url(), caFile: q.path("ca.pem"), tokenFile: q.path("ci.token")}
+	report, err := pushDir(ctx, r, pushFlags{zone: "main", key: q.path("ci.key"), builder: q.url() + "/quickstart", jobs: 2}, dir, nil)
+	if err != nil {
+		return err
+	}
+	if report.ExitCode() == 0 {
+		fmt.Fprintf(q.out, "%d objects are published.\n", report.Objects)
+		return nil
+	}
+	return report.WriteText(q.out)
+}
+
+// greet prints what to try.
+func (q *quickstart) greet(ctx context.Context, g *gate) error {
+	name, err := q.secretArtifact(ctx, g)
+	if err != nil {
+		return err
+	}
+	self := os.Args[0]
+	get := func(user string) string {
+		return fmt.Sprintf("%s get --gate %s --ca %s --token-file %s -o %s '%s'", self, q.url(), q.path("ca.pem"), q.path(user+".token"), q.path("got"), name)
+	}
+	_, err = fmt.Fprintf(q.out, `
+The gate is open: %s, admin on http://%s (healthz, readyz, metrics).
+Try these in another terminal:
+
+1. alice may read every repository, and gets this artifact:
+   %s
+
+2. bob may not read what it was built from. For him it does not exist:
+   %s
+
+3. Why?
+   %s explain --config %s --as bob '%s'
+
+Stop it with Ctrl-C. Everything it keeps is in %s.
+`, q.url(), q.admin, get("alice"), get("bob"), self, q.path("lychgate.yaml"), name, q.dir)
+	return err
+}
+
+// secretArtifact finds an archive, or else any object, that alice may read and bob may not.
+func (q *quickstart) secretArtifact(ctx context.Context, g *gate) (string, error) {
+	asked := map[string]*client.Client{}
+	for _, user := range []string{"alice", "bob"} {
+		r := remote{gate: q.url(), caFile: q.path("ca.pem"), tokenFile: q.path(user + ".token")}
+		c, err := r.open()
+		if err != nil {
+			return "", err
+		}
+		asked[user] = c
+	}
+	records, err := g.db.List(ctx, "main", "", 10000)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, r := range records {
+		names = append(names, r.Ref.Name())
+	}
+	if len(names) == 0 {
+		return "", errors.New("nothing is published: is the cache empty?")
+	}
+	alice, err := asked["alice"].Presence(ctx, "main", names)
+	if err != nil {
+		return "", err
+	}
+	bob, err := asked["bob"].Presence(ctx, "main", names)
+	if err != nil {
+		return "", err
+	}
+	found := names[0]
+	for i, name := range names {
+		if alice[i] && !bob[i] {
+			found = name
+			if strings.HasSuffix(name, ".tar.zst") {
+				break
+			}
+		}
+	}
+	return found, nil
+}

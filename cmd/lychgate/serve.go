@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/internal/config"
+	"github.com/lychgate/lychgate/internal/devca"
+	"github.com/lychgate/lychgate/internal/servertls"
+)
+
+func newServe() *cobra.Command {
+	var configPath, logFormat string
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the gate", Args: cobra.NoArgs,
+		Long: `Serve opens the doors that the configuration names and runs until it gets SIGTERM or an interrupt. Then it
+takes no new connections, lets open transfers finish for as long as limits.drain says, and exits 0.
+
+It logs to standard error. Who did what is not in the log: lychgate audit tail shows the audit trail.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(cmd, logFormat)
+			if err != nil {
+				return err
+			}
+			cfg, err := loadConfig(configPath)
+			if err != nil {
+				return err
+			}
+			g, err := newGate(cmd.Context(), cfg, log)
+			if err != nil {
+				return err
+			}
+			return errors.Join(g.serve(cmd.Context()), g.close())
+		},
+	}
+	configFlag(cmd, &configPath)
+	cmd.Flags().StringVar(&logFormat, "log", "text", "log `format`: text or json")
+	return cmd
+}
+
+func newLog(cmd *cobra.Command, format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)), nil
+	}
+	return nil, usageError("--log %s: want text or json", format)
+}
+
+// serve listens, runs every part until ctx ends or one of them fails, and returns once all have stopped.
+func (g *gate) serve(ctx context.Context) error {
+	adminTLS, err := g.tlsConfig(g.cfg.Admin.TLS, nil, []string{"localhost", "127.0.0.1", "::1"})
+	if err != nil {
+		return fmt.Errorf("admin.tls: %w", err)
+	}
+	metrics := newMetrics(g)
+	door, err := g.httpsDoor(metrics)
+	if err != nil {
+		return err
+	}
+	https, err := net.Listen("tcp", g.cfg.HTTPS.Listen)
+	if err != nil {
+		return fmt.Errorf("open the https door: %w", err)
+	}
+	admin, err := net.Listen("tcp", g.cfg.Admin.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open the admin listener: %w", err), https.Close())
+	}
+	return g.runAll(ctx, func(ctx context.Context) error { return door.Serve(ctx, https) },
+		func(ctx context.Context) error { return newAdmin(g, metrics, adminTLS).serve(ctx, admin) })
+}
+
+// runAll runs the doors and the parts behind them. The parts outlive the doors, so that what the doors still serve while
+// they drain is recorded.
+func (g *gate) runAll(ctx context.Context, https, admin runner) error {
+	behind, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	parts, behind := errgroup.WithContext(behind)
+	for _, run := range g.runners {
+		parts.Go(func() error { return run(behind) })
+	}
+	doors, ctx := errgroup.WithContext(ctx)
+	doors.Go(func() error { return https(ctx) })
+	doors.Go(func() error { return admin(ctx) })
+	doors.Go(func() error {
+		select {
+		case <-behind.Done(): // a part failed
+			return errors.New("a part of the gate stopped")
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.lifecycle("start")
+	g.log.Info("the gate is open", "https", g.cfg.HTTPS.Listen, "admin", g.cfg.Admin.Listen, "zones", len(g.cfg.Zones), "records", g.db.Len())
+	err := doors.Wait()
+	g.lifecycle("stop")
+	stopParts()
+	return errors.Join(err, parts.Wait())
+}
+
+// lifecycle records that the gate starts or stops.
+func (g *gate) lifecycle(what string) {
+	e := &audit.Event{Kind: "lifecycle", Action: what, Detail: "lychgate " + version(), Decision: audit.Decision{FactAge: -1}}
+	if _, err := g.journal.Append(e); err != nil {
+		g.log.Error("could not record the "+what, "error", err)
+	}
+}
+
+func (g *gate) httpsDoor(m *metrics) (*httpd.Server, error) {
+	clientCAs, err := readPool(string(g.cfg.HTTPS.ClientCA))
+	if err != nil {
+		return nil, fmt.Errorf("https.client_ca: %w", err)
+	}
+	tlsConfig, err := g.tlsConfig(g.cfg.HTTPS.TLS, clientCAs, g.cfg.HTTPS.Names)
+	if err != nil {
+		return nil, fmt.Errorf("https.tls: %w", err)
+	}
+	l := g.cfg.Limits
+	return httpd.New(httpd.Config{
+		Gateway: g.gateway, TLS: tlsConfig, Mount: g.cfg.HTTPS.Mount, Observe: m.observe, Log: g.log,
+		Limits: httpd.Limits{
+			Conns: l.Connections, ConnsPerAddress: l.ConnectionsPerAddress, RequestsPerPrincipal: l.RequestsPerPrincipal,
+			Streams: l.Streams, HeaderTimeout: l.HeaderRead, IdleTimeout: l.Idle, ProgressWindow: l.ProgressWindow,
+			ProgressBytes: int64(l.ProgressRate) * int64(l.ProgressWindow/time.Second), DrainTimeout: l.Drain,
+			EnvelopeBytes: int64(l.StatementSize),
+		},
+	})
+}
+
+// tlsConfig returns what a listener speaks, nil when t is zero, and adds what keeps its certificate current to the
+// runners.
+func (g *gate) tlsConfig(t config.TLS, clientCAs *x509.CertPool, names []string) (*tls.Config, error) {
+	switch {
+	case t.DevelopmentCA:
+		ca, err := devca.Open(g.cfg.DevelopmentCADir(), time.Now)
+		if err != nil {
+			return nil, err
+		}
+		leaf, err := ca.Leaf(names...)
+		if err != nil {
+			return nil, err
+		}
+		return servertls.Config(leaf.GetCertificate, clientCAs), nil
+	case t.IsZero():
+		return nil, nil
+	}
+	r, err := servertls.NewReloader(servertls.Files{Cert: string(t.Cert), Key: string(t.Key), Log: g.log})
+	if err != nil {
+		return nil, err
+	}
+	g.runners = append(g.runners, r.Run)
+	return servertls.Config(r.GetCertificate, clientCAs), nil
+}
+
+func readPool(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", filepath.Base(path))
+	}
+	return pool, nil
+}
+
+// admin serves health and metrics, on a listener of its own.
+type admin struct {
+	gate *gate
+	http *http.Server
+}
+
+func newAdmin(g *gate, m *metrics, tlsConfig *tls.Config) *admin {
+	a := &admin{gate: g}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	mux.HandleFunc("GET /readyz", a.ready)
+	mux.Handle("GET /metrics", m.handler())
+	a.http = &http.Server{
+		Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	return a
+}
+
+// ready says whether the gate can serve: with a journal that cannot be written it serves nothing.
+func (a *admin) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := a.gate.journal.Err(); err != nil {
+		http.Error(w, "not ready: the audit journal is not writable: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+func (a *admin) serve(ctx context.Context, ln net.Listener) error {
+	failed := make(chan error, 1)
+	go func() {
+		if a.http.TLSConfig != nil {
+			failed <- a.http.ServeTLS(ln, "", "")
+			return
+		}
+		failed <- a.http.Serve(ln)
+	}()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return a.http.Close()
+	}
+}

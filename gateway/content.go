@@ -1,0 +1,207 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/upstream"
+)
+
+// copyBytes is how much is read before it is written on.
+const copyBytes = 256 << 10
+
+// recheckEvery is how often the right to an open transfer is asked for again.
+const recheckEvery = time.Second
+
+// Content is an object that the principal may read. It is for one goroutine.
+type Content struct {
+	Object
+	session *Session
+	zone    Zone
+	record  provenance.Record
+	request string
+	began   time.Time
+	sent    int64
+	failed  error
+}
+
+// Copy writes length bytes from off on to w. Bytes that others could have changed are verified chunk by
+// chunk before they are written. It stops with ErrNotFound when the right to read is withdrawn on the way.
+func (c *Content) Copy(ctx context.Context, w io.Writer, off, length int64) error {
+	err := c.copy(ctx, w, off, length)
+	if err != nil && c.failed == nil {
+		c.failed = err
+	}
+	return err
+}
+
+func (c *Content) copy(ctx context.Context, w io.Writer, off, length int64) error {
+	r, err := c.open(ctx, off, length)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	buf := c.session.gate.copyBuffers.Get().(*[]byte)
+	defer c.session.gate.copyBuffers.Put(buf)
+	checked := time.Now()
+	for length > 0 {
+		n, err := io.ReadFull(r, (*buf)[:min(length, int64(len(*buf)))])
+		if err != nil {
+			return fmt.Errorf("%w: read %s: %w", ErrUnavailable, c.Name, err)
+		}
+		if time.Since(checked) >= recheckEvery {
+			if err := c.recheck(ctx); err != nil {
+				return err
+			}
+			checked = time.Now()
+		}
+		m, err := w.Write((*buf)[:n])
+		c.sent += int64(m)
+		length -= int64(m)
+		if err != nil {
+			return fmt.Errorf("write to the client: %w", err)
+		}
+	}
+	return nil
+}
+
+// recheck asks again whether the principal may read, with the credential it came with.
+func (c *Content) recheck(ctx context.Context) error {
+	now := *c.session
+	if err := now.identify(ctx); err != nil {
+		return ErrNotFound
+	}
+	r := authz.Request{Action: authz.Read, Door: c.session.door.Name, Principal: now.principal, Ref: c.record.Ref}
+	answer, err := now.gate.Authorizer.Decide(ctx, &r)
+	return outcome(&answer, err)
+}
+
+// open returns a reader of exactly the section, verified where it must be.
+func (c *Content) open(ctx context.Context, off, length int64) (io.ReadCloser, error) {
+	g := c.session.gate
+	if c.record.Place == provenance.Blob {
+		obj, err := g.Blobs.Open(ctx, blobName(c.record.Digest), off)
+		return c.sized(obj, err)
+	}
+	if c.zone.Mirror == nil {
+		return nil, fmt.Errorf("%w: %s lies in a mirror that zone %q no longer has", ErrUnavailable, c.Name, c.zone.Name)
+	}
+	chunks, err := g.Records.Chunks(ctx, c.record.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("%w: chunk digests of %s: %w", ErrUnavailable, c.Name, err)
+	}
+	if chunks == nil && c.record.Size <= provenance.ChunkSize {
+		chunks = []artifact.Digest{c.record.Digest}
+	}
+	if want := (c.record.Size + provenance.ChunkSize - 1) / provenance.ChunkSize; int64(len(chunks)) != max(want, 1) {
+		return nil, fmt.Errorf("%w: %d chunk digests of %s, want %d", ErrUnavailable, len(chunks), c.Name, want)
+	}
+	start := off - off%provenance.ChunkSize
+	obj, err := c.sized(c.zone.Mirror.Open(ctx, c.record.Ref.Name(), start))
+	if err != nil {
+		return nil, err
+	}
+	return newVerifiedReader(&g.chunkBuffers, obj, c.record.Size-start, chunks[start/provenance.ChunkSize:], off-start), nil
+}
+
+// sized refuses an upstream object whose size is not the record's.
+func (c *Content) sized(obj *upstream.Object, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, fmt.Errorf("%w: open %s: %w", ErrUnavailable, c.Name, err)
+	}
+	if obj.Size != c.record.Size {
+		obj.Close()
+		return nil, fmt.Errorf("%w: %s has %d bytes upstream, %d in its record", ErrUnavailable, c.Name, obj.Size, c.record.Size)
+	}
+	return obj, nil
+}
+
+// Close records what was really sent. status and rng are what the door answered with.
+func (c *Content) Close(status int, rng string) {
+	e := c.session.event("transfer", c.request)
+	e.Action, e.Zone = string(authz.Read), c.record.Ref.Zone
+	e.Object = audit.Object{Path: c.Name, Digest: c.Digest.String(), Size: c.Size}
+	e.Decision.FactAge = -1
+	e.Result = audit.Result{
+		Status: status, Bytes: c.sent, Range: rng, Complete: c.failed == nil,
+		Micros: c.session.gate.Now().Sub(c.began).Microseconds(),
+	}
+	if c.failed != nil {
+		e.Detail = c.failed.Error()
+		if errors.Is(c.failed, errChunk) {
+			e.Kind = "integrity.mismatch"
+		}
+	}
+	if _, err := c.session.gate.Journal.Append(e); err != nil {
+		c.session.gate.Log.Error("could not record a transfer", "error", err)
+	}
+}
+
+// blobName is where uploaded bytes are kept.
+func blobName(d artifact.Digest) string {
+	h := d.Hex()
+	return "sha256/" + h[:2] + "/" + h
+}
+
+var errChunk = errors.New("the bytes upstream are not the recorded ones")
+
+// verifiedReader passes on bytes only after the chunk they are in has been compared with its digest.
+type verifiedReader struct {
+	pool   *sync.Pool // of chunk buffers
+	src    io.ReadCloser
+	left   int64 // bytes still to come from src
+	chunks []artifact.Digest
+	skip   int64 // bytes of the first chunk that were not asked for
+	buf    *[]byte
+	ready  []byte
+}
+
+func newVerifiedReader(pool *sync.Pool, src io.ReadCloser, left int64, chunks []artifact.Digest, skip int64) *verifiedReader {
+	return &verifiedReader{pool: pool, src: src, left: left, chunks: chunks, skip: skip, buf: pool.Get().(*[]byte)}
+}
+
+func (v *verifiedReader) Read(p []byte) (int, error) {
+	if len(v.ready) == 0 {
+		if err := v.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, v.ready)
+	v.ready = v.ready[n:]
+	return n, nil
+}
+
+// fill reads and verifies the next chunk.
+func (v *verifiedReader) fill() error {
+	if v.left == 0 || len(v.chunks) == 0 {
+		return io.EOF
+	}
+	chunk := (*v.buf)[:min(v.left, provenance.ChunkSize)]
+	if _, err := io.ReadFull(v.src, chunk); err != nil {
+		return err
+	}
+	if sha256.Sum256(chunk) != v.chunks[0] {
+		return errChunk
+	}
+	v.left -= int64(len(chunk))
+	v.chunks = v.chunks[1:]
+	v.ready, v.skip = chunk[v.skip:], 0
+	return nil
+}
+
+func (v *verifiedReader) Close() error {
+	if v.buf != nil {
+		v.pool.Put(v.buf)
+		v.buf, v.ready = nil, nil
+	}
+	return v.src.Close()
+}

@@ -1,0 +1,260 @@
+package httpd
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/lychgate/lychgate/gateway"
+)
+
+const (
+	maxAPIBody    = 16 << 20 // of JSON and of batches of names
+	commitTimeout = time.Hour
+)
+
+// api answers everything below /v1 and returns the route's name for metrics.
+func (h *handler) api(segments []string) string {
+	last := len(segments) - 1
+	path, query, _ := strings.Cut(segments[last], "?")
+	segments[last] = path
+	switch {
+	case match(segments, "v1", "presence"):
+		h.only(http.MethodPost, func() { h.presence(query) })
+		return "presence"
+	case query != "":
+		notFound(h.w)
+		return "other"
+	case match(segments, "v1", "whoami"):
+		h.only(http.MethodGet, h.whoami)
+		return "whoami"
+	case match(segments, "v1", "zones", "*", "uploads"):
+		h.only(http.MethodPost, func() { h.begin(segments[2]) })
+	case match(segments, "v1", "uploads", "*"):
+		h.upload(segments[2])
+	case match(segments, "v1", "uploads", "*", "commit"):
+		h.only(http.MethodPost, func() { h.commit(segments[2]) })
+	case match(segments, "v1", "uploads", "*", "*"):
+		h.only(http.MethodPut, func() { h.stage(segments[2], segments[3]) })
+	default:
+		notFound(h.w)
+		return "other"
+	}
+	return "upload"
+}
+
+// match compares segments with a pattern whose "*" stands for any one segment.
+func match(segments []string, pattern ...string) bool {
+	if len(segments) != len(pattern) {
+		return false
+	}
+	for i, p := range pattern {
+		if p != "*" && segments[i] != p {
+			return false
+		}
+	}
+	return true
+}
+
+func (h *handler) only(method string, f func()) {
+	if h.r.Method != method {
+		h.methodNotAllowed(method)
+		return
+	}
+	f()
+}
+
+// presence answers a batch: JSON for JSON, else a line a name.
+func (h *handler) presence(query string) {
+	if mediaType(h.r) == "application/json" {
+		var req gateway.PresenceRequest
+		if !h.read(&req) {
+			return
+		}
+		if present, ok := h.present(req.Zone, req.Names); ok {
+			h.reply(http.StatusOK, gateway.PresenceReply{Present: present})
+		}
+		return
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil || len(values) != 1 || len(values["zone"]) != 1 {
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "the zone is missing", Hint: "POST /v1/presence?zone=ZONE with a name a line"})
+		return
+	}
+	body, ok := h.readAll(maxAPIBody)
+	if !ok {
+		return
+	}
+	text := strings.TrimSuffix(string(body), "\n")
+	var names []string
+	if text != "" {
+		names = strings.Split(text, "\n")
+	}
+	if present, ok := h.present(values.Get("zone"), names); ok {
+		h.lines(present)
+	}
+}
+
+func (h *handler) present(zone string, names []string) ([]bool, bool) {
+	present, err := h.session.Presence(h.r.Context(), zone, names)
+	if err != nil {
+		h.fail(err)
+		return nil, false
+	}
+	return present, true
+}
+
+func (h *handler) lines(present []bool) {
+	var b bytes.Buffer
+	b.Grow(2 * len(present))
+	for _, p := range present {
+		if p {
+			b.WriteString("1\n")
+		} else {
+			b.WriteString("0\n")
+		}
+	}
+	h.w.Header()["Content-Type"] = plainText
+	h.w.Header()["Content-Length"] = []string{strconv.Itoa(b.Len())}
+	_, _ = h.w.Write(b.Bytes())
+}
+
+func (h *handler) whoami() {
+	p := h.session.Principal()
+	me := gateway.Whoami{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: string(p.Kind), Groups: p.Groups, Roles: p.Roles}
+	if !p.Expires.IsZero() {
+		me.Expires = p.Expires.UTC().Format(time.RFC3339)
+	}
+	h.reply(http.StatusOK, me)
+}
+
+func (h *handler) begin(zone string) {
+	var req gateway.UploadRequest
+	if !h.read(&req) {
+		return
+	}
+	up, err := h.session.Begin(h.r.Context(), zone, req)
+	if err != nil {
+		h.failAPI(err)
+		return
+	}
+	h.reply(http.StatusCreated, up)
+}
+
+func (h *handler) upload(id string) {
+	switch h.r.Method {
+	case http.MethodGet:
+		up, err := h.session.Resume(id)
+		if err != nil {
+			h.failAPI(err)
+			return
+		}
+		h.reply(http.StatusOK, up)
+	case http.MethodDelete:
+		if err := h.session.Abort(id); err != nil {
+			h.failAPI(err)
+			return
+		}
+		h.w.WriteHeader(http.StatusNoContent)
+	default:
+		h.methodNotAllowed("GET, DELETE")
+	}
+}
+
+func (h *handler) stage(id, index string) {
+	i, ok := position(index)
+	off, okOff := position(h.r.Header.Get("Upload-Offset"))
+	if !ok || !okOff || i > 1<<20 {
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "no valid Upload-Offset header or object number", Hint: "send the number of bytes that the gate holds"})
+		return
+	}
+	held, err := h.session.Stage(id, int(i), off, h.body())
+	h.w.Header().Set("Upload-Offset", strconv.FormatInt(held, 10))
+	if err != nil {
+		h.failAPI(err)
+		return
+	}
+	h.w.WriteHeader(http.StatusNoContent)
+}
+
+func (h *handler) commit(id string) {
+	envelope, ok := h.readAll(h.server.limits.EnvelopeBytes)
+	if !ok {
+		return
+	}
+	// An import's commit reads every byte in the mirror before it is answered.
+	if err := http.NewResponseController(h.w).SetWriteDeadline(time.Now().Add(commitTimeout)); err != nil {
+		h.fail(err)
+		return
+	}
+	result, err := h.session.Commit(h.r.Context(), id, envelope)
+	if err != nil {
+		h.failAPI(err)
+		return
+	}
+	h.reply(http.StatusCreated, result)
+}
+
+// read decodes a JSON body: exact member names, no unknown ones, no duplicates, valid UTF-8.
+func (h *handler) read(into any) bool {
+	body, ok := h.readAll(maxAPIBody)
+	if !ok {
+		return false
+	}
+	if err := json.Unmarshal(body, into, json.RejectUnknownMembers(true)); err != nil {
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "the body is not the JSON that is expected here", Hint: "see the HTTPS API in the operator guide"})
+		return false
+	}
+	return true
+}
+
+func (h *handler) readAll(limit int64) ([]byte, bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		h.mistake(&gateway.RequestError{Status: http.StatusRequestEntityTooLarge, Problem: "the body is larger than " + strconv.FormatInt(limit, 10) + " bytes", Hint: "split it"})
+	case err != nil:
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "the body broke off"})
+	}
+	return body, err == nil
+}
+
+// failAPI is fail, with words that fit a write.
+func (h *handler) failAPI(err error) {
+	if errors.Is(err, gateway.ErrNotFound) {
+		h.mistake(&gateway.RequestError{Status: http.StatusNotFound, Problem: "no such zone, or you may not write there", Hint: "GET /v1/whoami shows your roles"})
+		return
+	}
+	h.fail(err)
+}
+
+// mistake answers what the author of a request can mend.
+func (h *handler) mistake(e *gateway.RequestError) {
+	h.reply(e.Status, gateway.APIError{Error: e.Problem, Hint: e.Hint})
+}
+
+func (h *handler) reply(status int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		h.server.log.Error("encode a reply", "error", err)
+		busy(h.w)
+		return
+	}
+	h.w.Header()["Content-Type"] = []string{"application/json"}
+	h.w.Header()["Content-Length"] = []string{strconv.Itoa(len(text))}
+	h.w.WriteHeader(status)
+	_, _ = h.w.Write(text)
+}
+
+func mediaType(r *http.Request) string {
+	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	return strings.ToLower(strings.TrimSpace(kind))
+}

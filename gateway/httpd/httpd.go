@@ -1,0 +1,141 @@
+// Package httpd is the https door: artifacts by GET, HEAD and PUT below the mount point, and the API below /v1.
+//
+// It parses requests and prints answers. Who may do what is decided behind [gateway.Session].
+package httpd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/lychgate/lychgate/gateway"
+)
+
+// Config is what a Server is made of. Gateway, TLS and Mount are required.
+type Config struct {
+	Gateway *gateway.Gateway
+	TLS     *tls.Config
+	Mount   string // path below which the zones are, such as "/sstate"
+	Limits  Limits
+	Observe func(Observation) // called once for each request, after its answer; may be nil
+	Log     *slog.Logger
+}
+
+// Limits bound what a client can make the door hold. Zero members get the defaults of DefaultLimits.
+type Limits struct {
+	Conns                int           // open connections
+	ConnsPerAddress      int           // of them, from one address
+	RequestsPerPrincipal int           // requests under way of one principal
+	Streams              int           // HTTP/2 streams of one connection
+	HeaderTimeout        time.Duration // to read a request's headers
+	IdleTimeout          time.Duration // between requests
+	ProgressWindow       time.Duration // in each, a body must move by ProgressBytes
+	ProgressBytes        int64
+	HeaderBytes          int
+	EnvelopeBytes        int64         // of a statement
+	DrainTimeout         time.Duration // for requests under way when the server stops
+}
+
+// DefaultLimits returns the limits of DESIGN section 8.
+func DefaultLimits() Limits {
+	return Limits{
+		Conns: 10000, ConnsPerAddress: 1024, RequestsPerPrincipal: 512, Streams: 100,
+		HeaderTimeout: 5 * time.Second, IdleTimeout: 60 * time.Second,
+		ProgressWindow: 30 * time.Second, ProgressBytes: 30 << 10,
+		HeaderBytes: 16 << 10, EnvelopeBytes: 4 << 20, DrainTimeout: 30 * time.Second,
+	}
+}
+
+// withDefaults fills the members that are zero.
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	l.Conns = orDefault(l.Conns, d.Conns)
+	l.ConnsPerAddress = orDefault(l.ConnsPerAddress, d.ConnsPerAddress)
+	l.RequestsPerPrincipal = orDefault(l.RequestsPerPrincipal, d.RequestsPerPrincipal)
+	l.Streams = orDefault(l.Streams, d.Streams)
+	l.HeaderTimeout = orDefault(l.HeaderTimeout, d.HeaderTimeout)
+	l.IdleTimeout = orDefault(l.IdleTimeout, d.IdleTimeout)
+	l.ProgressWindow = orDefault(l.ProgressWindow, d.ProgressWindow)
+	l.ProgressBytes = orDefault(l.ProgressBytes, d.ProgressBytes)
+	l.HeaderBytes = orDefault(l.HeaderBytes, d.HeaderBytes)
+	l.EnvelopeBytes = orDefault(l.EnvelopeBytes, d.EnvelopeBytes)
+	l.DrainTimeout = orDefault(l.DrainTimeout, d.DrainTimeout)
+	return l
+}
+
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// Observation is what metrics may know of a request. It does not tell denied from absent.
+type Observation struct {
+	Route  string // "artifact", "presence", "upload", "whoami", "other"
+	Method string
+	Status int
+	Took   time.Duration
+}
+
+// Server is the https door. Make it with New.
+type Server struct {
+	gate     *gateway.Gateway
+	mount    []string
+	limits   Limits
+	observe  func(Observation)
+	log      *slog.Logger
+	http     *http.Server
+	inFlight *counter
+}
+
+// New checks cfg and returns a server that Serve starts.
+func New(cfg Config) (*Server, error) {
+	if cfg.Gateway == nil || cfg.TLS == nil || !strings.HasPrefix(cfg.Mount, "/") {
+		return nil, errors.New("httpd: gateway, TLS and a mount point that begins with / are required")
+	}
+	s := &Server{
+		gate: cfg.Gateway, mount: strings.Split(strings.Trim(cfg.Mount, "/"), "/"),
+		limits: cfg.Limits.withDefaults(), observe: cfg.Observe, log: cfg.Log,
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.observe == nil {
+		s.observe = func(Observation) {}
+	}
+	s.inFlight = newCounter(s.limits.RequestsPerPrincipal)
+	s.http = &http.Server{
+		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
+		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,
+		WriteTimeout:                 s.limits.ProgressWindow, // from the headers on; what takes longer extends it as it moves
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: s.limits.Streams},
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// Serve answers connections of ln until ctx ends, then lets the requests under way finish, for as long as
+// Limits.DrainTimeout allows. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.ServeTLS(newLimitedListener(ln, s.limits), "", "") }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.DrainTimeout)
+	defer cancel()
+	if err := s.http.Shutdown(drain); err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package httpd
+
+import (
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway"
+)
+
+// maxTarget bounds a request target.
+const maxTarget = 2048
+
+// serve is the whole of a request: who, what, answer. A credential is asked for before the path is looked at,
+// so that the path makes no difference to who has none.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	rw := &response{ResponseWriter: w, status: http.StatusOK}
+	route := s.route(rw, r)
+	s.observe(Observation{Route: route, Method: knownMethod(r.Method), Status: rw.status, Took: time.Since(began)})
+}
+
+func (s *Server) route(w *response, r *http.Request) string {
+	setCommonHeaders(w.Header())
+	session, err := s.gate.Session(r.Context(), door(r), credential(r))
+	if err != nil {
+		s.refuse(w, err)
+		return "other"
+	}
+	key := session.Principal().Forge + "/" + session.Principal().ID
+	if !s.inFlight.enter(key) {
+		busy(w)
+		return "other"
+	}
+	defer s.inFlight.leave(key)
+	segments, ok := target(r)
+	if !ok {
+		answer(w, http.StatusBadRequest, "bad request target")
+		return "other"
+	}
+	h := handler{server: s, session: session, w: w, r: r}
+	if zone, path, ok := s.artifactPath(segments); ok {
+		h.artifact(zone, path)
+		return "artifact"
+	}
+	return h.api(segments)
+}
+
+// handler answers one request of one session.
+type handler struct {
+	server  *Server
+	session *gateway.Session
+	w       *response
+	r       *http.Request
+}
+
+// response notes the status that was sent.
+type response struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *response) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// door tells the gateway where the request came in.
+func door(r *http.Request) gateway.Door {
+	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return gateway.Door{Name: "https", Remote: remote}
+}
+
+// credential reads what the client showed: an Authorization header, else its certificate. A header that cannot be read is
+// a bad token, not none.
+func credential(r *http.Request) authn.Credential {
+	if values := r.Header["Authorization"]; len(values) > 0 {
+		return authn.Credential{Token: token(values)}
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return authn.Credential{Certificate: r.TLS.PeerCertificates[0]}
+	}
+	return authn.Credential{}
+}
+
+// unreadable stands for a token that could not be read; no gate token looks like it.
+const unreadable = "?"
+
+// token reads Bearer, or the password of Basic (RFC 7617), whose user name does not matter: .netrc demands one.
+func token(values []string) authn.Secret {
+	scheme, rest, ok := strings.Cut(values[0], " ")
+	if !ok || len(values) > 1 {
+		return authn.NewSecret(unreadable)
+	}
+	switch {
+	case strings.EqualFold(scheme, "Bearer") && rest != "":
+		return authn.NewSecret(rest)
+	case strings.EqualFold(scheme, "Basic"):
+		plain, err := base64.StdEncoding.DecodeString(rest)
+		if _, password, ok := strings.Cut(string(plain), ":"); ok && err == nil && password != "" {
+			return authn.NewSecret(password)
+		}
+	}
+	return authn.NewSecret(unreadable)
+}
+
+// target splits the request target on "/" before anything is decoded. Only origin-form passes, of visible ASCII
+// without a fragment or a backslash. A query is left to those few routes that take one.
+func target(r *http.Request) ([]string, bool) {
+	t := r.RequestURI
+	if len(t) == 0 || len(t) > maxTarget || t[0] != '/' {
+		return nil, false
+	}
+	for i := 0; i < len(t); i++ {
+		if c := t[i]; c < 0x21 || c > 0x7e || c == '#' || c == '\\' {
+			return nil, false
+		}
+	}
+	return strings.Split(t[1:], "/"), true
+}
+
+// artifactPath returns the zone and the still encoded path of a target below the mount point.
+func (s *Server) artifactPath(segments []string) (zone, path string, ok bool) {
+	n := len(s.mount)
+	if len(segments) < n+2 {
+		return "", "", false
+	}
+	for i, m := range s.mount {
+		if segments[i] != m {
+			return "", "", false
+		}
+	}
+	return segments[n], strings.Join(segments[n+1:], "/"), true
+}
+
+// refuse answers an error of Session.
+func (s *Server) refuse(w *response, err error) {
+	if errors.Is(err, gateway.ErrUnauthenticated) {
+		h := w.Header()
+		h["Www-Authenticate"] = challenge
+		answer(w, http.StatusUnauthorized, "a credential is needed: a gate token as Basic password or Bearer, or a client certificate")
+		return
+	}
+	s.log.Error("no session", "error", err)
+	busy(w)
+}
+
+var (
+	challenge   = []string{`Basic realm="lychgate", charset="UTF-8"`}
+	plainText   = []string{"text/plain; charset=utf-8"}
+	octetStream = []string{"application/octet-stream"}
+	private     = []string{"private, no-cache"}
+	bytesUnit   = []string{"bytes"}
+	nosniff     = []string{"nosniff"}
+	hsts        = []string{"max-age=31536000"}
+	retrySoon   = []string{"2"}
+)
+
+// setCommonHeaders sets what every answer carries. net/http does not change the shared slices.
+func setCommonHeaders(h http.Header) {
+	h["X-Content-Type-Options"] = nosniff
+	h["Strict-Transport-Security"] = hsts
+	h["Cache-Control"] = private
+}
+
+// busy answers that the gate cannot serve just now.
+func busy(w *response) {
+	w.Header()["Retry-After"] = retrySoon
+	answer(w, http.StatusServiceUnavailable, "unavailable for now; try again")
+}
+
+// notFound is the one answer for denied, absent and misnamed.
+func notFound(w *response) { answer(w, http.StatusNotFound, "not found") }
+
+// answer sends a status with a fixed text.
+func answer(w *response, status int, text string) {
+	h := w.Header()
+	h["Content-Type"] = plainText
+	h["Content-Length"] = []string{strconv.Itoa(len(text) + 1)}
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n"))
+}
+
+// knownMethod bounds the methods that metrics can see.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete:
+		return m
+	}
+	return "other"
+}

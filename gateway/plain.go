@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/provenance"
+)
+
+// StatementSuffix is what a plain PUT of a statement adds to the name of one of its subjects.
+const StatementSuffix = ".intoto.json"
+
+// Pending is the result of a plain PUT that waits for the rest: its statement, or the statement's other subjects.
+const Pending = "pending"
+
+// Put takes a plain PUT, for upload scripts that know nothing of uploads: an object, or, when path ends in
+// StatementSuffix, the statement about it. They may come in any order; when a statement and all its subjects are there,
+// they are published together. The result is Pending, or what became of the named object.
+func (s *Session) Put(ctx context.Context, zone, path string, body io.Reader) (string, error) {
+	z, err := s.writable(ctx, zone)
+	if err != nil {
+		return "", err
+	}
+	name, isStatement := strings.CutSuffix(path, StatementSuffix)
+	ref, err := artifact.Parse(z.Zone, name)
+	if err != nil {
+		return "", &RequestError{Status: http.StatusBadRequest, Problem: "not an sstate name", Hint: "only names that BitBake makes can be published"}
+	}
+	if isStatement {
+		err = s.putStatement(z, body)
+	} else {
+		err = s.putObject(z, ref, body)
+	}
+	if err != nil {
+		return "", err
+	}
+	return s.settle(ctx, z, ref)
+}
+
+// putObject stages one object, in the place of one of that name that waits already.
+func (s *Session) putObject(z Zone, ref artifact.Ref, body io.Reader) error {
+	u, err := s.stagePlain(z, plainObject, ref.Name(), body, s.gate.Limits.ObjectBytes)
+	if err != nil {
+		return err
+	}
+	for _, old := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
+		if old != u && old.objects[0].name == u.objects[0].name {
+			s.gate.staging.forget(old)
+		}
+	}
+	return nil
+}
+
+// putStatement stages a statement. One that can never be published is refused at once.
+func (s *Session) putStatement(z Zone, body io.Reader) error {
+	u, err := s.stagePlain(z, plainStatement, "statement", body, s.gate.Limits.EnvelopeBytes)
+	if err != nil {
+		return err
+	}
+	if _, err := s.pendingStatement(u); err != nil {
+		s.gate.staging.forget(u)
+		return refused("the statement is refused: "+err.Error(), "sign it with a key that signers.allowed_signers lists")
+	}
+	return nil
+}
+
+// stagePlain stages the body of a plain PUT and marks it complete.
+func (s *Session) stagePlain(z Zone, kind uploadKind, name string, body io.Reader, limit int64) (*upload, error) {
+	u, err := s.gate.staging.begin(uploadMeta{
+		ID: newUploadID(), Kind: kind, Owner: s.owner(), Zone: z.Name, Expires: s.gate.Now().Add(s.gate.Limits.UploadAge),
+		Objects: []stagedEntry{{Name: name, Size: -1}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	n, err := u.objects[0].receive(body, 0, limit)
+	if err == nil && n == 0 {
+		err = &RequestError{Status: http.StatusBadRequest, Problem: "the body is empty", Hint: "BitBake refuses empty objects"}
+	}
+	if err == nil {
+		err = s.gate.staging.seal(u)
+	}
+	if err != nil {
+		s.gate.staging.forget(u)
+		return nil, err
+	}
+	return u, nil
+}
+
+// seal notes the size and digest of a plain upload, from which on it is complete, also after a restart.
+func (s *staging) seal(u *upload) error {
+	o := u.objects[0]
+	digest, done := o.complete()
+	if !done {
+		return unavailable("seal a plain upload", io.ErrUnexpectedEOF)
+	}
+	u.Objects[0].Size, u.Objects[0].SHA256 = o.offset(), digest.Hex()
+	if err := u.save(); err != nil {
+		return unavailable("keep the upload", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u.complete = true
+	return nil
+}
+
+// pendingStatement reads a staged statement and checks its signature.
+func (s *Session) pendingStatement(u *upload) (*provenance.Verified, error) {
+	envelope, err := os.ReadFile(u.objects[0].path)
+	if err != nil {
+		return nil, err
+	}
+	return s.gate.Verifier.Open(envelope)
+}
+
+// settle publishes every waiting statement of the owner whose subjects are all there. It returns what became of ref.
+func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref) (string, error) {
+	s.gate.settling.Lock()
+	defer s.gate.settling.Unlock()
+	objects := map[string]*upload{}
+	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
+		objects[u.objects[0].name] = u
+	}
+	result := Pending
+	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainStatement) {
+		r, err := s.settleOne(ctx, z, u, objects)
+		if err != nil {
+			return "", err
+		}
+		for _, o := range r.Objects {
+			if o.Name == ref.Name() {
+				result = o.Result
+			}
+		}
+	}
+	return result, nil
+}
+
+// settleOne publishes one waiting statement if it can. A statement that is refused does not wait any longer.
+func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (CommitResult, error) {
+	v, err := s.pendingStatement(u)
+	if err != nil {
+		s.gate.staging.forget(u)
+		return CommitResult{}, refused("a waiting statement is refused: "+err.Error(), "send it again")
+	}
+	envelope, err := os.ReadFile(u.objects[0].path)
+	if err != nil {
+		return CommitResult{}, unavailable("read back the statement", err)
+	}
+	w := &write{session: s, zone: z, maxAge: s.gate.Limits.UploadAge, envelope: envelope}
+	var used []*upload
+	for _, subject := range v.Statement.Subjects {
+		o, from, err := s.subject(ctx, z, subject, objects)
+		if err != nil || o == nil {
+			return CommitResult{}, err
+		}
+		w.objects = append(w.objects, *o)
+		if from != nil {
+			used = append(used, from)
+		}
+	}
+	result, err := w.publish(ctx)
+	if errors.Is(err, ErrUnavailable) {
+		return CommitResult{}, err
+	}
+	s.gate.staging.forget(u)
+	if err == nil {
+		for _, from := range used {
+			s.gate.staging.forget(from)
+		}
+	}
+	return result, err
+}
+
+// subject finds the bytes that a statement names: staged, or published already. It returns nil when they are still to
+// come.
+func (s *Session) subject(ctx context.Context, z Zone, subject provenance.Subject, objects map[string]*upload) (*writeObject, *upload, error) {
+	ref, err := artifact.ParseName(z.Zone, subject.Name)
+	if err != nil {
+		return nil, nil, refused(fmt.Sprintf("the subject %.300q is not an sstate name", subject.Name), "")
+	}
+	if u, ok := objects[ref.Name()]; ok {
+		staged := u.objects[0]
+		if digest, done := staged.complete(); done && digest == subject.Digest {
+			return &writeObject{ref: ref, digest: digest, size: staged.offset(), path: staged.path, chunks: staged.chunks}, u, nil
+		}
+	}
+	if record, err := s.gate.Records.Lookup(ctx, ref); err == nil && record.Digest == subject.Digest {
+		return &writeObject{ref: ref, digest: record.Digest, size: record.Size, place: record.Place}, nil, nil
+	}
+	return nil, nil, nil
+}

@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway/audit"
+)
+
+// Session is one principal at one door. Its methods are the only callers of authz.Decide and of the journal.
+// It is safe for concurrent use.
+type Session struct {
+	gate       *Gateway
+	door       Door
+	credential authn.Credential
+	principal  *authn.Principal
+}
+
+// Object is what a reader may know of an artifact that it may read.
+type Object struct {
+	Name   string // canonical, within the zone
+	Size   int64
+	Digest artifact.Digest
+	Time   time.Time // of publication
+}
+
+// Principal returns who the session belongs to. It must not be changed.
+func (s *Session) Principal() *authn.Principal { return s.principal }
+
+// identify turns the credential into a principal, as it is now.
+func (s *Session) identify(ctx context.Context) error {
+	p, err := s.gate.Authenticator.Authenticate(ctx, s.credential)
+	if err != nil {
+		return err
+	}
+	s.principal, err = s.gate.Authorizer.Identify(ctx, p)
+	return err
+}
+
+// zone finds a zone by the name in a request.
+func (s *Session) zone(name string) (Zone, error) {
+	z, ok := s.gate.zones[name]
+	if !ok {
+		return Zone{}, ErrNotFound
+	}
+	return z, nil
+}
+
+// Stat answers whether the principal may read the object at path, percent-encoded as in a request target, and
+// what it is. It never touches an upstream: the record answers.
+func (s *Session) Stat(ctx context.Context, zone, path string) (Object, error) {
+	_, record, err := s.decide(ctx, authz.Stat, zone, path, newRequestID())
+	if err != nil {
+		return Object{}, err
+	}
+	return object(record), nil
+}
+
+// Open decides, records the decision, and returns the object's content. Nothing is read before the caller asks for a
+// section of it. The caller must call Content.Close.
+func (s *Session) Open(ctx context.Context, zone, path string) (*Content, error) {
+	id := newRequestID()
+	z, record, err := s.decide(ctx, authz.Read, zone, path, id)
+	if err != nil {
+		return nil, err
+	}
+	return &Content{Object: object(record), session: s, zone: z, record: record, request: id, began: s.gate.Now()}, nil
+}
+
+// decide is the walk that Stat and Open share: name, decision, event. The zone it returns is the one that holds
+// the record.
+func (s *Session) decide(ctx context.Context, action authz.Action, zone, path, id string) (Zone, provenance.Record, error) {
+	z, err := s.zone(zone)
+	if err != nil {
+		return Zone{}, provenance.Record{}, err
+	}
+	ref, err := artifact.Parse(z.Zone, path)
+	if err != nil {
+		return Zone{}, provenance.Record{}, ErrNotFound
+	}
+	r := authz.Request{Action: action, Door: s.door.Name, Principal: s.principal, Ref: ref}
+	answer, err := s.gate.Authorizer.Decide(ctx, &r)
+	e := s.decisionEvent(&r, &answer, id)
+	if err != nil {
+		e.Detail = err.Error()
+	}
+	if _, failed := s.gate.Journal.Append(e); failed != nil {
+		return Zone{}, provenance.Record{}, fmt.Errorf("%w: record the decision: %w", ErrUnavailable, failed)
+	}
+	if err := outcome(&answer, err); err != nil {
+		return Zone{}, provenance.Record{}, err
+	}
+	return s.gate.zones[answer.Record.Ref.Zone], answer.Record, nil
+}
+
+// outcome turns an answer into what a reader learns. Only a clean allow is nil.
+func outcome(a *authz.Answer, err error) error {
+	switch {
+	case err == nil && a.Decision != nil && a.Decision.Verdict == authz.Allow:
+		return nil
+	case a.Decision != nil && a.Decision.Verdict == authz.Unavailable:
+		return fmt.Errorf("%w: the facts for a decision could not be had", ErrUnavailable)
+	}
+	return ErrNotFound
+}
+
+func object(r provenance.Record) Object {
+	return Object{Name: r.Ref.Name(), Size: r.Size, Digest: r.Digest, Time: r.Time}
+}
+
+// Presence answers, for each name of a batch, what Stat would. Names are percent-encoded or raw. It fails as a whole
+// only when the answers could not be recorded or decided.
+func (s *Session) Presence(ctx context.Context, zone string, names []string) ([]bool, error) {
+	z, err := s.zone(zone)
+	if err != nil {
+		return nil, err
+	}
+	if limit := s.gate.Limits.PresenceNames; len(names) > limit {
+		return nil, &RequestError{Status: http.StatusRequestEntityTooLarge, Problem: fmt.Sprintf("%d names in one batch; %d are allowed", len(names), limit), Hint: "split the batch"}
+	}
+	present := make([]bool, len(names))
+	batch := presenceBatch{session: s, zone: zone, id: newRequestID()}
+	for i, name := range names {
+		ref, err := artifact.Parse(z.Zone, name)
+		if err != nil {
+			continue
+		}
+		r := authz.Request{Action: authz.Stat, Door: s.door.Name, Principal: s.principal, Ref: ref}
+		answer, err := s.gate.Authorizer.Decide(ctx, &r)
+		err = outcome(&answer, err)
+		if errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+		present[i] = err == nil
+		batch.add(&r, &answer)
+	}
+	return present, batch.close()
+}
+
+// presenceEvent is how many names one event holds at most, so that a line stays readable.
+const presenceEvent = 1000
+
+// presenceBatch gathers the verdicts of a batch into few events.
+type presenceBatch struct {
+	session *Session
+	zone    string
+	id      string
+	events  []*audit.Event
+}
+
+func (b *presenceBatch) add(r *authz.Request, a *authz.Answer) {
+	n := len(b.events)
+	if n == 0 || len(b.events[n-1].Objects) == presenceEvent {
+		e := b.session.event("presence", b.id)
+		e.Action, e.Zone = string(authz.Stat), b.zone
+		e.Objects = make([]audit.Object, 0, 64)
+		e.Decision.FactAge = -1
+		b.events = append(b.events, e)
+		n++
+	}
+	e := b.events[n-1]
+	e.Decision.Policy = a.Decision.Revision
+	e.Objects = append(e.Objects, audit.Object{Path: r.Ref.Name(), Verdict: verdict(a.Decision)})
+}
+
+func (b *presenceBatch) close() error {
+	if len(b.events) == 0 {
+		return nil
+	}
+	if _, err := b.session.gate.Journal.AppendBatch(b.events); err != nil {
+		return fmt.Errorf("%w: record the decisions: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// event begins an event of this session.
+func (s *Session) event(kind, request string) *audit.Event {
+	p := s.principal
+	return &audit.Event{
+		Kind: kind, Request: request, Door: s.door.Name,
+		Actor: audit.Actor{
+			Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: string(p.Kind),
+			Credential: p.Credential, Remote: s.door.Remote.String(),
+		},
+	}
+}
+
+func (s *Session) decisionEvent(r *authz.Request, a *authz.Answer, request string) *audit.Event {
+	e := s.event("decision", request)
+	e.Action, e.Zone = string(r.Action), r.Ref.Zone
+	e.Object.Path = r.Ref.Name()
+	if d := a.Decision; d != nil {
+		e.Decision = audit.Decision{
+			Verdict: verdict(d), Rule: d.Rule, Reasons: d.Reasons, Policy: d.Revision,
+			FactAge: oldestFact(d.Facts, s.gate.Now()), Cached: a.Remembered,
+		}
+		if d.Verdict == authz.Allow {
+			e.Object.Digest, e.Object.Size = a.Record.Digest.String(), a.Record.Size
+		}
+	}
+	return e
+}
+
+func verdict(d *authz.Decision) string {
+	switch d.Verdict {
+	case authz.Allow:
+		return "allow"
+	case authz.Unavailable:
+		return "unavailable"
+	}
+	return "deny"
+}
+
+// oldestFact returns the age in milliseconds of the oldest permission a decision rested on, -1 for none.
+func oldestFact(f *authz.Facts, now time.Time) int64 {
+	if f == nil {
+		return -1
+	}
+	oldest := int64(-1)
+	for _, sources := range [2][]authz.SourceFact{f.Sources, f.Inputs} {
+		for i := range sources {
+			if at := sources[i].Fact.At; !at.IsZero() {
+				oldest = max(oldest, now.Sub(at).Milliseconds(), 0)
+			}
+		}
+	}
+	return oldest
+}
+
+// newRequestID returns 16 random hex digits that tie the events of one request together.
+func newRequestID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

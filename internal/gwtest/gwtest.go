@@ -1,0 +1,421 @@
+// Package gwtest is a whole gate in a test: the https door over TLS, the gateway, the shipped policy, SQLite, the journal and a
+// forge in a YAML file, all real, in one process and one temporary directory.
+//
+//	g := gwtest.New(t, gwtest.Options{})
+//	name := g.Publish(gwtest.Object("hello", "populate_sysroot"), "git://git.example.com/public/hello.git;protocol=https")
+//	g.As("bob").Get("/sstate/main/" + name)
+package gwtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
+	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/authz/source"
+	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/gateway/upstream"
+	"github.com/lychgate/lychgate/internal/client"
+	"github.com/lychgate/lychgate/internal/devca"
+	"github.com/lychgate/lychgate/internal/servertls"
+	"github.com/lychgate/lychgate/internal/sqldb"
+	"github.com/lychgate/lychgate/policy"
+)
+
+// Forge is the name of the one forge, and of its host.
+const Forge = "git.example.com"
+
+// DefaultForge is a forge file with the users that most tests need: alice reads everything, bob what is under public/, carol
+// nothing, mallory is blocked; ci reads everything and may write, and signs as "ci".
+const DefaultForge = `hosts: [git.example.com]
+users:
+  - {id: "1", name: alice, kind: human}
+  - {id: "2", name: bob, kind: human}
+  - {id: "3", name: carol, kind: human}
+  - {id: "4", name: mallory, kind: human, blocked: true}
+  - {id: "5", name: ci, kind: ci}
+access:
+  - {repos: ["**"], users: [alice, ci, mallory]}
+  - {repos: ["public/**"], users: [bob]}
+`
+
+// Options change what New builds. The zero Options are what most tests want.
+type Options struct {
+	Forge      string // the forge file; default DefaultForge
+	Mirror     upstream.Store
+	Public     []string
+	Transitive bool
+	Policy     string // a bundle directory; default the built-in rule
+	Strict     bool   // the journal's mode
+	Limits     httpd.Limits
+	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
+	Dir        string
+	Review     bool // add the zone "review", which has main as its base
+	JournalFS  audit.FS
+	Blobs      func(gateway.Blobs) gateway.Blobs // wraps the blob directory
+}
+
+// Gate is a running gate.
+type Gate struct {
+	T        testing.TB
+	URL      string // https://127.0.0.1:PORT
+	Addr     string
+	Dir      string
+	CA       *devca.CA
+	DB       *sqldb.DB
+	Journal  *audit.Journal
+	Authz    *authz.Authorizer
+	Tokens   *authn.Tokens
+	Forges   *forge.Multi
+	Static   *forge.Static
+	Policy   *policy.Engine
+	Gateway  *gateway.Gateway
+	Upstream *Spy // what was opened in blobs and mirror
+	Signer   provenance.Signer
+
+	mu    sync.Mutex // guards users
+	users map[string]*User
+}
+
+// New builds a gate and stops it when the test ends.
+func New(t testing.TB, o Options) *Gate {
+	t.Helper()
+	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, Upstream: &Spy{}}
+	if g.Dir == "" {
+		g.Dir = t.TempDir()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.storage(ctx, o)
+	g.rules(o)
+	g.assemble(o)
+	stopped := g.serve(ctx, o)
+	t.Cleanup(func() {
+		cancel()
+		stopped()
+		g.must(g.DB.Close(), "close the database")
+		g.must(g.Journal.Close(), "close the journal")
+	})
+	return g
+}
+
+func (g *Gate) must(err error, what string) {
+	g.T.Helper()
+	if err != nil {
+		g.T.Fatalf("%s: %v", what, err)
+	}
+}
+
+// Path returns a path in the gate's directory.
+func (g *Gate) Path(name string) string { return filepath.Join(g.Dir, name) }
+
+func (g *Gate) storage(ctx context.Context, o Options) {
+	var err error
+	g.DB, err = sqldb.Open(ctx, sqldb.Config{Path: g.Path("lychgate.db")})
+	g.must(err, "open the database")
+	g.Journal, err = audit.Open(audit.Config{Dir: g.Path("audit"), Node: "test", Strict: o.Strict, FS: o.JournalFS})
+	g.must(err, "open the journal")
+	g.CA, err = devca.Open(g.Path("ca"), time.Now)
+	g.must(err, "open the development CA")
+	g.Tokens, err = authn.NewTokens(authn.TokensConfig{Store: g.DB, Key: bytes.Repeat([]byte("k"), 32)})
+	g.must(err, "make the tokens")
+}
+
+func (g *Gate) rules(o Options) {
+	text := o.Forge
+	if text == "" {
+		text = DefaultForge
+	}
+	g.WriteForge(text)
+	var err error
+	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
+	g.must(err, "load the forge")
+	g.Forges, err = forge.NewMulti(forge.Named{Name: Forge, Provider: g.Static})
+	g.must(err, "combine the forges")
+	signers := map[string]any{"signers": []any{"ci"}}
+	g.Policy, err = policy.New(policy.Config{Dir: o.Policy, Data: map[string]any{
+		"transitive": o.Transitive, "zones": map[string]any{"main": signers, "review": signers},
+	}})
+	g.must(err, "load the policy")
+	cfg := authz.Config{
+		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Zones: []artifact.Zone{{Name: "main"}},
+		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{Forge + "/ci"}}},
+	}
+	if o.Review {
+		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main"})
+		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
+	}
+	for _, p := range o.Public {
+		pattern, err := source.ParsePattern(p)
+		g.must(err, "parse a public pattern")
+		cfg.Public = append(cfg.Public, pattern)
+	}
+	g.Authz, err = authz.New(cfg)
+	g.must(err, "make the authorizer")
+}
+
+// WriteForge replaces the forge file; Static.Reload or time makes the gate follow.
+func (g *Gate) WriteForge(text string) {
+	g.must(os.WriteFile(g.Path("forge.yaml"), []byte(text), 0o600), "write the forge file")
+}
+
+func (g *Gate) assemble(o Options) {
+	_, private, err := ed25519.GenerateKey(nil)
+	g.must(err, "make a signing key")
+	g.Signer, err = provenance.NewKeySigner(private)
+	g.must(err, "make a signer")
+	verifier, err := provenance.NewVerifier(provenance.VerifierConfig{Keys: []provenance.PlainKey{{Identity: "ci", Key: private.Public()}}})
+	g.must(err, "make a verifier")
+	dir, err := upstream.NewDir(g.mkdir("blobs"))
+	g.must(err, "open the blob directory")
+	var blobs gateway.Blobs = dir
+	if o.Blobs != nil {
+		blobs = o.Blobs(dir)
+	}
+	main := gateway.Zone{Zone: artifact.Zone{Name: "main"}}
+	if o.Mirror != nil {
+		main.Mirror = g.Upstream.watch(o.Mirror)
+	}
+	zones := []gateway.Zone{main}
+	if o.Review {
+		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main"}})
+	}
+	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
+	g.must(err, "make the certificate rules")
+	g.Gateway, err = gateway.New(gateway.Config{
+		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Resolver: g.Forges, Journal: g.Journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
+		Staging: g.Path("staging"), Audience: "https://gate.example.com",
+		Limits: gateway.Limits{ObjectBytes: 1 << 30, UploadObjects: 1000, OpenUploads: 64, UploadAge: time.Hour, EnvelopeBytes: 4 << 20, PresenceNames: 50000},
+	})
+	g.must(err, "make the gateway")
+}
+
+func (g *Gate) mkdir(name string) string {
+	g.must(os.MkdirAll(g.Path(name), 0o700), "make a directory")
+	return g.Path(name)
+}
+
+func certificateRules(o Options) []authn.CertificateRule {
+	if !o.ClientCA {
+		return nil
+	}
+	return []authn.CertificateRule{{URI: "spiffe://example.com/alice", Principal: authn.Principal{Forge: Forge, ID: "1", Name: "alice", Kind: authn.Human}}}
+}
+
+// serve opens the door on a free port and returns what waits for everything to stop.
+func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
+	leaf, err := g.CA.Leaf("127.0.0.1", "localhost")
+	g.must(err, "make a server certificate")
+	var clientCAs *x509.CertPool
+	if o.ClientCA {
+		clientCAs = g.CA.Pool()
+	}
+	door, err := httpd.New(httpd.Config{
+		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs), Mount: "/sstate", Limits: o.Limits,
+		Log: slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
+	})
+	g.must(err, "make the https door")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	g.must(err, "listen")
+	g.Addr = ln.Addr().String()
+	g.URL = "https://" + g.Addr
+	behind, stopBehind := context.WithCancel(context.Background())
+	var doors, parts sync.WaitGroup
+	doors.Go(func() { _ = door.Serve(ctx, ln) })
+	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run} {
+		parts.Go(func() { _ = run(behind) })
+	}
+	return func() { doors.Wait(); stopBehind(); parts.Wait() }
+}
+
+// testWriter sends the gate's log to the test's.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+// User acts at the gate as somebody.
+type User struct {
+	Gate  *Gate
+	Token string
+	HTTP  *http.Client
+}
+
+// As returns a user of the forge with a token of its own.
+func (g *Gate) As(name string) *User {
+	g.T.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if u, ok := g.users[name]; ok {
+		return u
+	}
+	account, err := g.Forges.UserByName(context.Background(), Forge, name)
+	g.must(err, "find the user "+name)
+	secret, _, err := g.Tokens.Mint(context.Background(), authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}, time.Hour, "test")
+	g.must(err, "mint a token")
+	g.users[name] = g.WithToken(secret.Reveal())
+	return g.users[name]
+}
+
+// WithToken returns a user that shows any text as its token; "" shows none.
+func (g *Gate) WithToken(token string) *User {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.CA.Pool()}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: false}
+	g.T.Cleanup(transport.CloseIdleConnections)
+	return &User{Gate: g, Token: token, HTTP: &http.Client{Transport: transport}}
+}
+
+// Response is an answer with its whole body.
+type Response struct {
+	*http.Response
+	Bytes []byte
+	Err   error // of the body: a transfer that broke off
+}
+
+// Do sends a request. headers are pairs of names and values.
+func (u *User) Do(method, path string, body []byte, headers ...string) *Response {
+	u.Gate.T.Helper()
+	req, err := http.NewRequest(method, u.Gate.URL+path, bytes.NewReader(body))
+	u.Gate.must(err, "make a request")
+	if body == nil {
+		req.Body = nil
+	}
+	if u.Token != "" {
+		req.SetBasicAuth("user", u.Token)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := u.HTTP.Do(req)
+	u.Gate.must(err, method+" "+path)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	return &Response{Response: res, Bytes: text, Err: err}
+}
+
+// Get is Do for GET.
+func (u *User) Get(path string, headers ...string) *Response {
+	u.Gate.T.Helper()
+	return u.Do(http.MethodGet, path, nil, headers...)
+}
+
+// Head is Do for HEAD.
+func (u *User) Head(path string, headers ...string) *Response {
+	u.Gate.T.Helper()
+	return u.Do(http.MethodHead, path, nil, headers...)
+}
+
+// Client returns the project's own client for this user.
+func (u *User) Client() *client.Client {
+	c, err := client.New(client.Config{Gate: u.Gate.URL, Token: authn.NewSecret(u.Token), CA: u.Gate.CA.Pool()})
+	u.Gate.must(err, "make a client")
+	return c
+}
+
+// Object is a name of the sstate grammar with its content.
+type Object struct {
+	Name    string
+	Content []byte
+}
+
+// NewObject returns an archive of a recipe's task with made-up content. The hash in its name follows from recipe and task.
+func NewObject(recipe, task string) Object {
+	h := sha256.Sum256([]byte(recipe + " " + task))
+	hash := hex.EncodeToString(h[:])
+	return Object{
+		Name:    fmt.Sprintf("universal/%s/%s/sstate:%s:x86_64-linux:1.0:r0:x86_64:14:%s_%s.tar.zst", hash[:2], hash[2:4], recipe, hash, task),
+		Content: []byte("bytes of " + recipe + " " + task),
+	}
+}
+
+// Statement returns a statement of ci about objects in main. Sources are entries of SRC_URI.
+func (g *Gate) Statement(objects []Object, sources ...string) *provenance.Statement {
+	st := &provenance.Statement{Zone: "main", Audience: "https://gate.example.com", Recipe: "test", Builder: "https://ci.example.com", IssuedAt: time.Now()}
+	for _, o := range objects {
+		st.Subjects = append(st.Subjects, provenance.Subject{Name: o.Name, Digest: sha256.Sum256(o.Content), Size: int64(len(o.Content))})
+	}
+	for _, s := range sources {
+		st.Sources = append(st.Sources, source.Parse(s, strings.Repeat("a", 40)))
+	}
+	st.Inputs = st.Sources
+	return st
+}
+
+// Seal signs a statement as ci.
+func (g *Gate) Seal(st *provenance.Statement) []byte {
+	g.T.Helper()
+	payload, err := st.Encode()
+	g.must(err, "encode the statement")
+	envelope, err := provenance.Seal(payload, g.Signer)
+	g.must(err, "seal the statement")
+	return envelope
+}
+
+// Publish writes objects to main through begin, stage and commit, as ci, and returns the first name.
+func (g *Gate) Publish(objects []Object, sources ...string) string {
+	g.T.Helper()
+	_, err := g.TryPublish(g.As("ci"), g.Statement(objects, sources...), objects)
+	g.must(err, "publish")
+	return objects[0].Name
+}
+
+// TryPublish writes objects under a statement as somebody.
+func (g *Gate) TryPublish(u *User, st *provenance.Statement, objects []Object) (gateway.CommitResult, error) {
+	ctx := context.Background()
+	c := u.Client()
+	var req gateway.UploadRequest
+	for _, o := range objects {
+		sum := sha256.Sum256(o.Content)
+		req.Objects = append(req.Objects, gateway.UploadObject{Name: o.Name, Size: int64(len(o.Content)), SHA256: hex.EncodeToString(sum[:])})
+	}
+	up, err := c.Begin(ctx, st.Zone, req)
+	if err != nil {
+		return gateway.CommitResult{}, err
+	}
+	for i, status := range up.Objects {
+		if status.State != "needed" {
+			continue
+		}
+		res := u.Do(http.MethodPut, fmt.Sprintf("/v1/uploads/%s/%d", up.ID, i), objects[i].Content, "Upload-Offset", "0")
+		if res.StatusCode != http.StatusNoContent {
+			return gateway.CommitResult{}, fmt.Errorf("stage: %s %s", res.Status, res.Bytes)
+		}
+	}
+	st.UploadID = up.ID
+	return c.Commit(ctx, up.ID, g.Seal(st))
+}
+
+// Events returns the audit trail so far, after checking it.
+func (g *Gate) Events() []audit.Event {
+	g.T.Helper()
+	_, err := audit.Verify(context.Background(), g.Path("audit"), audit.VerifyOptions{Live: true})
+	g.must(err, "verify the audit trail")
+	var events []audit.Event
+	for e, err := range audit.Tail(context.Background(), g.Path("audit"), audit.TailOptions{}) {
+		g.must(err, "read the audit trail")
+		events = append(events, e)
+	}
+	return events
+}
