@@ -48,5 +48,5 @@ func clip(err error) error {
 	if err == nil || len(err.Error()) <= maxError {
 		return err
 	}
-	return fmt.Errorf("%.*s ...", maxError, err.Error())
+	return fmt.Errorf("%.*s (cut short)", maxError, err.Error())
 }

@@ -22,20 +22,24 @@ type Signer interface {
 	Sign(pae []byte) (sig []byte, keyID string, err error)
 }
 
-type sshSigner struct{ signer ssh.Signer }
+type sshSigner struct {
+	signer ssh.Signer
+	keyID  string
+}
 
 // NewSSHSigner signs with a key from a file, an agent or a certificate. The signature is the raw SSHSIG blob in
 // [Namespace]. It refuses keys that no [Verifier] would accept.
 func NewSSHSigner(s ssh.Signer) (Signer, error) {
-	if err := checkSSHKey(s.PublicKey()); err != nil {
+	key, err := signingKey(s)
+	if err != nil {
 		return nil, fmt.Errorf("use SSH key: %w", err)
 	}
-	return sshSigner{s}, nil
+	return sshSigner{s, fingerprint(key)}, nil
 }
 
 func (s sshSigner) Sign(pae []byte) (sig []byte, keyID string, err error) {
 	sig, err = SignSSH(s.signer, Namespace, pae)
-	return sig, fingerprint(s.signer.PublicKey()), err
+	return sig, s.keyID, err
 }
 
 type keySigner struct {

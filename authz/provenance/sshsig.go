@@ -158,8 +158,8 @@ func SignSSH(signer ssh.Signer, namespace string, message []byte) ([]byte, error
 	if namespace == "" {
 		return nil, errors.New("sign: the namespace is empty")
 	}
-	key := signer.PublicKey()
-	if err := checkSSHKey(key); err != nil {
+	key, err := signingKey(signer)
+	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
 	const hash = "sha512"
@@ -167,7 +167,7 @@ func SignSSH(signer ssh.Signer, namespace string, message []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	signature, err := signModern(signer, signed)
+	signature, err := signModern(signer, plainKey(key).Type(), signed)
 	if err != nil {
 		return nil, fmt.Errorf("sign with %s: %w", fingerprint(key), err)
 	}
@@ -177,9 +177,19 @@ func SignSSH(signer ssh.Signer, namespace string, message []byte) ([]byte, error
 	return append([]byte(sshsigMagic), ssh.Marshal(w)...), nil
 }
 
+// signingKey returns the key that signer signs with, of a kind we accept. An agent's signer has a key that is only a name
+// and octets, certificates too, so those are parsed.
+func signingKey(signer ssh.Signer) (ssh.PublicKey, error) {
+	key, err := ssh.ParsePublicKey(signer.PublicKey().Marshal())
+	if err != nil {
+		return nil, err
+	}
+	return key, checkSSHKey(key)
+}
+
 // signModern keeps RSA away from SHA-1, which ssh.Signer.Sign would use.
-func signModern(signer ssh.Signer, data []byte) (*ssh.Signature, error) {
-	if plainKey(signer.PublicKey()).Type() != ssh.KeyAlgoRSA {
+func signModern(signer ssh.Signer, keyType string, data []byte) (*ssh.Signature, error) {
+	if keyType != ssh.KeyAlgoRSA {
 		return signer.Sign(rand.Reader, data)
 	}
 	s, ok := signer.(ssh.AlgorithmSigner)

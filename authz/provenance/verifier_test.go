@@ -12,12 +12,14 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/lychgate/lychgate/authz/provenance"
 )
@@ -64,6 +66,48 @@ func TestFirstValidSignatureNamesTheSigner(t *testing.T) {
 	_, err := v.Open(seal(t, payload, stranger))
 	if !errors.Is(err, provenance.ErrUntrusted) {
 		t.Errorf("error %v, want ErrUntrusted", err)
+	}
+}
+
+// TestAgentKeys signs through the agent protocol, where a flag asks for SHA-2.
+func TestAgentKeys(t *testing.T) {
+	k := testKeys()
+	keyring := agent.NewKeyring()
+	cert := certificate(t, k.ca, nil).PublicKey().(*ssh.Certificate)
+	for _, key := range []agent.AddedKey{{PrivateKey: k.rsa}, {PrivateKey: k.p384}, {PrivateKey: k.ed25519}, {PrivateKey: k.ed25519, Certificate: cert}} {
+		if err := keyring.Add(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	go agent.ServeAgent(keyring, theirs) // ends with the pipe
+
+	v := verifier(t, strings.Join([]string{
+		"rsa " + keyLine(t, k.rsa), "ec " + keyLine(t, k.p384), "ed " + keyLine(t, k.ed25519), "* cert-authority " + keyLine(t, k.ca),
+	}, "\n"))
+	payload := encode(t, sample())
+	var got []string
+	for _, s := range must[[]ssh.Signer](t)(agent.NewClient(ours).Signers()) {
+		got = append(got, must[*provenance.Verified](t)(v.Open(seal(t, payload, signer(t, s)))).Signer)
+	}
+	if want := []string{"rsa", "ec", "ed", "ci@example.com"}; !slices.Equal(got, want) {
+		t.Fatalf("signers %q, want %q", got, want)
+	}
+}
+
+// TestEveryFlippedBit shows that what is opened is what was signed, whichever bit of the envelope changes on the way.
+func TestEveryFlippedBit(t *testing.T) {
+	k := testKeys()
+	payload := encode(t, sample())
+	env := seal(t, payload, signer(t, sshSigner(t, k.ed25519)))
+	v := verifier(t, "ci@example.com "+keyLine(t, k.ed25519))
+	for i := range env {
+		bad := slices.Clone(env)
+		bad[i] ^= 1 << (i % 8)
+		if got, err := v.Open(bad); err == nil && !bytes.Equal(encode(t, got.Statement), payload) {
+			t.Fatalf("bit %d of byte %d makes another statement", i%8, i)
+		}
 	}
 }
 
