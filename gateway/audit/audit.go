@@ -84,6 +84,8 @@ const (
 	KindDecision = "decision"
 	// KindTransfer closes the transfer of its Request.
 	KindTransfer = "transfer"
+	// KindMismatch closes it too: the bytes upstream were not the recorded ones.
+	KindMismatch = "integrity.mismatch"
 	// KindGap says what the trail cannot vouch for: a transfer whose end was never recorded, or a segment that vanished.
 	KindGap = "audit.gap"
 	// KindOpen stands near the start of each boot and of each segment and lists the transfers under way, so that recovery need not

@@ -61,7 +61,8 @@ func TestEscaping(t *testing.T) {
 func checkLine(t interface {
 	Helper()
 	Fatalf(string, ...any)
-}, e *Event) {
+}, e *Event,
+) {
 	t.Helper()
 	line := e.AppendJSON(nil)
 	for _, r := range string(line) {

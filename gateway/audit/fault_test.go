@@ -89,19 +89,17 @@ func (f *faultFS) SyncDir() error {
 }
 
 func (f *faultFile) Write(p []byte) (int, error) {
-	n, err := len(p), error(nil)
 	switch f.fs.hit("write", "torn", "short", "silent", "full") {
 	case "write":
 		return 0, f.fs.err
 	case "torn": // half is there, but nothing was reported written
-		n, err = 0, f.fs.err
 		_, _ = f.File.Write(p[:len(p)/2])
-		return n, err
+		return 0, f.fs.err
 	case "full": // all is there, but nothing was reported written
 		_, _ = f.File.Write(p)
 		return 0, f.fs.err
 	case "short":
-		n, _ = f.File.Write(p[:len(p)*2/3])
+		n, _ := f.File.Write(p[:len(p)*2/3])
 		return n, f.fs.err
 	case "silent":
 		return f.File.Write(p[:len(p)/3])

@@ -310,7 +310,7 @@ func opensTransfer(e *Event) bool {
 }
 
 func closesTransfer(e *Event) bool {
-	return e.Request != "" && (e.Kind == KindTransfer || e.Kind == KindGap)
+	return e.Request != "" && (e.Kind == KindTransfer || e.Kind == KindMismatch || e.Kind == KindGap)
 }
 
 // commit returns once batch b is with the kernel or has failed. Whoever comes first writes it for all that are in it.

@@ -189,7 +189,7 @@ func readExcerpt(dir string, seg segment, last bool) (*excerpt, error) {
 // note takes from a line what concerns transfers.
 func (x *excerpt) note(line []byte, h head) error {
 	switch h.kind {
-	case KindDecision, KindTransfer, KindGap, KindOpen:
+	case KindDecision, KindTransfer, KindMismatch, KindGap, KindOpen:
 	default:
 		return nil
 	}

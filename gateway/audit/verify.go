@@ -44,7 +44,8 @@ func Verify(ctx context.Context, dir string, opts VerifyOptions) (Report, error)
 		}
 	}
 	if !v.expected {
-		return v.report, fmt.Errorf("verify audit trail: no line has the expected hash %s: the end of the trail is missing, or this is another trail", opts.ExpectHead)
+		return v.report, fmt.Errorf("verify audit trail: %w", v.end.broken(fmt.Sprintf(
+			"the trail ends here, but no line has the expected hash %s: its end is missing, or it is another trail", opts.ExpectHead)))
 	}
 	return v.report, nil
 }
@@ -55,7 +56,8 @@ type verifier struct {
 	report   Report
 	last     link
 	linked   bool
-	expected bool // ExpectHead was seen
+	expected bool        // ExpectHead was seen
+	end      frameReader // where reading stopped
 }
 
 // segment verifies one segment. Only the last one may be empty.
@@ -65,6 +67,7 @@ func (v *verifier) segment(ctx context.Context, dir string, seg segment, final b
 		return err
 	}
 	defer r.Close()
+	defer func() { v.end = *r.frames }()
 	r.node = v.report.Node
 	v.report.Segments++
 	for {
