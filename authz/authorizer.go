@@ -279,7 +279,7 @@ func (a *Authorizer) decideArtifact(ctx context.Context, q *question, record *pr
 	case err != nil:
 		return denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
 	case len(record.Claims) == 0:
-		return denied(Deny, codeNoSources, fmt.Errorf("decide %q: record without a claim", record.Ref.Name()))
+		return a.settle(ctx, q, claimed{recorded: true, zone: record.Ref.Zone})
 	}
 	for i := range record.Claims {
 		c := claimed{recorded: true, zone: record.Ref.Zone, claim: &record.Claims[i], since: record.Time}
@@ -334,7 +334,7 @@ func (a *Authorizer) settle(ctx context.Context, q *question, c claimed) (outcom
 	if ok && !a.forgetful {
 		return outcome{m.decision, true, m.oldest}, nil
 	}
-	p, err := a.planFor(ctx, c.claim)
+	p, err := a.planFor(ctx, &c)
 	if err != nil {
 		return denied(Deny, codeMissingSet, err)
 	}

@@ -47,8 +47,15 @@ func TestDecideBySources(t *testing.T) {
 		name       string
 		alice, bob authz.Verdict
 	}{
-		{"one", allow, allow}, {"both", allow, deny}, {"public", allow, allow}, {"mixed", allow, deny},
-		{"foreign", deny, deny}, {"garbled", deny, deny}, {"either", allow, allow}, {"absent", deny, deny}, {"no zone", deny, deny},
+		{"one", allow, allow},
+		{"both", allow, deny},
+		{"public", allow, allow},
+		{"mixed", allow, deny},
+		{"foreign", deny, deny},
+		{"garbled", deny, deny},
+		{"either", allow, allow},
+		{"absent", deny, deny},
+		{"no zone", deny, deny},
 	} {
 		for who, want := range map[string]authz.Verdict{"alice": tt.alice, "bob": tt.bob, "ci": deny} {
 			if who == "ci" && tt.name == "public" {
@@ -94,7 +101,7 @@ func TestHostDenials(t *testing.T) {
 		{"no sources", "no-sources", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), w.publish("x", list()))
 		}},
-		{"no claim", "no-sources", deny, errAny, func(w *world) *authz.Request {
+		{"no claim", "no-sources", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), w.publish("x"))
 		}},
 		{"unresolvable", "unresolvable-source", deny, nil, func(w *world) *authz.Request {
@@ -296,6 +303,40 @@ func TestRemembersBySourcesAndFootprint(t *testing.T) {
 	a.InvalidateAll()
 	step("a policy that is not pure", ask(authz.Read, alice, x), 1, 1)
 	step("and again", ask(authz.Read, alice, x), 1, 0)
+}
+
+// What a policy reads of the claim and of where it was found tells answers apart, though the sources are the same.
+func TestRemembersBySignerAndPlace(t *testing.T) {
+	w := newWorld(t)
+	x, y := w.publish("x", list(publicRepo()), list(publicRepo())), w.publish("y", list(publicRepo()))
+	w.records[x].Claims[1].Signer = "trusted"
+	a := w.authorizer()
+	w.setPolicy("signer", authz.FieldSigner, func(_ context.Context, _ authz.Request, f *authz.Facts) (authz.Decision, error) {
+		if f.Claim.Signer == "trusted" {
+			return authz.Decision{Verdict: allow}, nil
+		}
+		return authz.Decision{}, nil
+	})
+	if got := verdict(t, a, ask(authz.Read, user("alice"), x)); got != allow {
+		t.Errorf("the second claim's signer: %v, want allow", got)
+	}
+	if got := verdict(t, a, ask(authz.Read, user("alice"), y)); got != deny {
+		t.Errorf("the other signer: %v, want deny", got)
+	}
+	own := w.records[y]
+	own.Ref.Zone = "review"
+	w.records[own.Ref] = own
+	w.setPolicy("place", authz.FieldZone, func(_ context.Context, _ authz.Request, f *authz.Facts) (authz.Decision, error) {
+		if f.Zone == "main" {
+			return authz.Decision{Verdict: allow}, nil
+		}
+		return authz.Decision{}, nil
+	})
+	for name, want := range map[string]authz.Verdict{"x": allow, "y": deny} {
+		if got := verdict(t, a, ask(authz.Read, user("alice"), ref("review", name))); got != want {
+			t.Errorf("%s through review: %v, want %v", name, got, want)
+		}
+	}
 }
 
 // A policy that is replaced while it is asked must not be remembered under the revision before.

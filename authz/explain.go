@@ -174,14 +174,14 @@ func (a *Authorizer) candidates(ctx context.Context, q *question, e *Explanation
 		list = append(list, candidate{claimed: claimed{recorded: true, zone: record.Ref.Zone, claim: &record.Claims[i], since: record.Time}})
 	}
 	if list == nil {
-		return []candidate{{claimed{recorded: true, zone: record.Ref.Zone, since: record.Time}, &plan{flaw: codeNoSources + ": record without a claim"}}}, nil
+		return []candidate{{claimed{recorded: true, zone: record.Ref.Zone}, noClaim}}, nil
 	}
 	return list, nil
 }
 
 // judgeStored is judge for a claim whose sets must be read first.
 func (a *Authorizer) judgeStored(ctx context.Context, q *question, c *claimed) (*plan, *judgement) {
-	p, err := a.planFor(ctx, c.claim)
+	p, err := a.planFor(ctx, c)
 	if err != nil {
 		o, err := denied(Deny, codeMissingSet, err)
 		return &plan{flaw: o.decision.Reasons[0]}, &judgement{decision: o.decision, err: err}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/authz/forge"
-	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/authz/source"
 )
 
@@ -31,8 +30,11 @@ type planned struct {
 	repo   int // index into plan.repos; -1 when no forge is to be asked
 }
 
-// noPlan is for questions without a claim.
-var noPlan = &plan{}
+// noPlan is for questions about nothing recorded, noClaim for records that should not exist.
+var (
+	noPlan  = &plan{}
+	noClaim = &plan{flaw: codeNoSources + ": it was recorded without a claim"}
+)
 
 // plans remembers the plans of stored sets.
 type plans struct {
@@ -40,24 +42,27 @@ type plans struct {
 	known map[setPair]*plan
 }
 
-// planFor returns the plan of a recorded claim. A set that the store does not have is an error, and so is one that is
+// planFor returns the plan of what is recorded. A set that the store does not have is an error, and so is one that is
 // not what its id says.
-func (a *Authorizer) planFor(ctx context.Context, c *provenance.Claim) (*plan, error) {
-	if c == nil {
+func (a *Authorizer) planFor(ctx context.Context, c *claimed) (*plan, error) {
+	switch {
+	case !c.recorded:
 		return noPlan, nil
+	case c.claim == nil:
+		return noClaim, nil
 	}
-	pair := setPair{c.Sources, c.Inputs}
+	pair := setPair{c.claim.Sources, c.claim.Inputs}
 	a.plans.mu.RLock()
 	p := a.plans.known[pair]
 	a.plans.mu.RUnlock()
 	if p != nil {
 		return p, nil
 	}
-	sources, err := a.set(ctx, c.Sources)
+	sources, err := a.set(ctx, c.claim.Sources)
 	if err != nil {
 		return nil, err
 	}
-	inputs, err := a.set(ctx, c.Inputs)
+	inputs, err := a.set(ctx, c.claim.Inputs)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ type question struct {
 	print   Footprint
 }
 
-// claimed is the claim that a question is about; claim is nil when nothing is recorded.
+// claimed is the claim that a question is about; claim is nil when there is none.
 type claimed struct {
 	recorded bool
 	zone     string // where it was found

@@ -33,8 +33,10 @@ func TestIdentifyCompletes(t *testing.T) {
 		roles      []string
 		wantRefuse bool
 	}{
-		{p: authn.Principal{Forge: home, ID: "alice", Name: "ci", Kind: authn.Human, Groups: []string{"root"}, Roles: []string{"admin:main"}},
-			name: "alice-now", kind: authn.CI, groups: []string{"ops"}, roles: []string{"admin:review"}},
+		{
+			p:    authn.Principal{Forge: home, ID: "alice", Name: "ci", Kind: authn.Human, Groups: []string{"root"}, Roles: []string{"admin:main"}},
+			name: "alice-now", kind: authn.CI, groups: []string{"ops"}, roles: []string{"admin:review"},
+		},
 		{p: authn.Principal{Forge: home, ID: "ci", Name: "x"}, name: "ci", kind: authn.Human, groups: []string{"all"}, roles: []string{"writer:main"}},
 		{p: authn.Principal{Forge: home, ID: "bob"}, name: "bob", kind: authn.Human, groups: []string{"all"}},
 		{p: authn.Principal{ID: "robot", Name: "r2", Kind: authn.Service}, name: "r2", kind: authn.Service, roles: []string{"admin:review"}},
