@@ -1,5 +1,7 @@
 package client
 
+import bits64 "math/bits"
+
 // bits is a set of small numbers. Its zero value is empty.
 type bits []uint64
 
@@ -21,6 +23,26 @@ func (b *bits) add(other bits) {
 	for i, word := range other {
 		(*b)[i] |= word
 	}
+}
+
+// renumbered returns the set with each member i replaced by to[i].
+func (b bits) renumbered(to []int) bits {
+	var out bits
+	for i := range to {
+		if b.has(i) {
+			out.set(to[i])
+		}
+	}
+	return out
+}
+
+// count returns the number of members.
+func (b bits) count() int {
+	n := 0
+	for _, word := range b {
+		n += bits64.OnesCount64(word)
+	}
+	return n
 }
 
 // components returns the strongly connected components of a graph of n nodes, each after those it leads to (Tarjan).

@@ -37,13 +37,28 @@ type Build struct {
 	Recipe  string
 	Objects []Object        // sorted by name
 	Sources []source.Source // the direct ones, sorted; empty when the recipe has none
-	// Inputs are the transitive ones, the direct ones included; sorted. What is not known of a build-time input is an
-	// unresolvable source.
-	Inputs []source.Source
 	// Used are the payloads of other recipes' tasks that the build used directly and the cache holds; sorted.
 	Used []string
 	// After are the indices of the builds it used, in Derivation.Builds.
 	After []int
+
+	table  *[]source.Source // of all builds of the derivation, sorted
+	inputs bits             // into the table
+}
+
+// Inputs returns the transitive sources, the direct ones included; sorted. What is not known of a build-time input is an
+// unresolvable source. The list is made anew: those of all builds together may be large.
+func (b *Build) Inputs() []source.Source { return pick(*b.table, b.inputs) }
+
+// pick returns the members of a set, in the order of the table.
+func pick(table []source.Source, set bits) []source.Source {
+	var out []source.Source
+	for i := range table {
+		if set.has(i) {
+			out = append(out, table[i])
+		}
+	}
+	return out
 }
 
 // Problem is something about an object or a recipe, in words.
@@ -77,6 +92,7 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	d.groupNodes(ctx)
 	d.link()
 	d.close()
+	d.sortTable()
 	out := d.result()
 	out.Objects, out.Ignored = len(listing.Objects), listing.Ignored
 	return out, ctx.Err()
@@ -466,7 +482,7 @@ func (d *deriver) result() *Derivation {
 
 // build finishes a group. Builds without objects in the cache are no builds to publish.
 func (d *deriver) build(g *group, place []int) (Build, bool) {
-	b := Build{Recipe: d.graph.nodes[g.root].recipe, Sources: d.sources(g.direct), Inputs: d.sources(g.inputs)}
+	b := Build{Recipe: d.graph.nodes[g.root].recipe, Sources: pick(d.table, g.direct), table: &d.table, inputs: g.inputs}
 	for _, i := range g.nodes {
 		b.Objects = append(b.Objects, d.graph.nodes[i].objects...)
 	}
@@ -511,14 +527,18 @@ func (d *deriver) notes(g *group, b Build) []Problem {
 	return out
 }
 
-func (d *deriver) sources(b bits) []source.Source {
-	var out []source.Source
-	for i := range d.table {
-		if b.has(i) {
-			out = append(out, d.table[i])
-		}
+// sortTable puts the sources in order, once for all builds.
+func (d *deriver) sortTable() {
+	sorted := source.NewSet(d.table).Sources()
+	moved := make([]int, len(d.table)) // where each source went
+	for to, s := range sorted {
+		moved[d.index[s]] = to
 	}
-	return source.NewSet(out).Sources()
+	for i := range d.groups {
+		g := &d.groups[i]
+		g.direct, g.inputs = g.direct.renumbered(moved), g.inputs.renumbered(moved)
+	}
+	d.table = sorted
 }
 
 func sortProblems(list []Problem) {

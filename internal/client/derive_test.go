@@ -168,7 +168,7 @@ func tell(d *Derivation) told {
 			}
 		}
 		sort.Strings(tasks)
-		out.Builds[b.Recipe+" "+strings.Join(tasks, ",")] = short(b.Sources) + " | " + short(b.Inputs)
+		out.Builds[b.Recipe+" "+strings.Join(tasks, ",")] = short(b.Sources) + " | " + short(b.Inputs())
 	}
 	for _, p := range d.Underived {
 		if strings.HasSuffix(p.Name, ".siginfo") || !slices.ContainsFunc(d.Underived, func(q Problem) bool { return q.Name == p.Name+".siginfo" }) {
@@ -557,7 +557,7 @@ func TestDeriveSample(t *testing.T) {
 		"filler1-native":     filler("1"), "filler2-native": filler("2"), "filler3-native": filler("3"), "filler4-native": filler("4"),
 	}
 	for _, b := range d.Builds {
-		direct, all := short(b.Sources), short(b.Inputs)
+		direct, all := short(b.Sources), short(b.Inputs())
 		if strings.HasPrefix(b.Recipe, "filler") {
 			direct, _, _ = strings.Cut(direct, "@")
 			all, _, _ = strings.Cut(all, "@")

@@ -188,7 +188,7 @@ func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 	if len(objects) == 0 {
 		return nil
 	}
-	if n := len(b.Sources) + len(b.Inputs); n > provenance.MaxDependencies {
+	if n := len(b.Sources) + b.inputs.count(); n > provenance.MaxDependencies {
 		p.refuse(b, objects, fmt.Sprintf("its %d sources are more than the %d that a statement holds", n, provenance.MaxDependencies))
 		return nil
 	}
@@ -208,7 +208,7 @@ func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 // read, or too many for a statement, cost nothing but the link.
 func (p *push) used(ctx context.Context, b *Build) ([]provenance.Dependency, error) {
 	var out []provenance.Dependency
-	room := provenance.MaxDependencies - len(b.Sources) - len(b.Inputs)
+	room := provenance.MaxDependencies - len(b.Sources) - b.inputs.count()
 	for _, name := range b.Used {
 		if room--; room < 0 {
 			p.note(b, "it used more objects than a statement holds; some are left out")
@@ -355,7 +355,8 @@ const abandonTime = 2 * time.Second
 func (p *push) finish(ctx context.Context, b *Build, used []provenance.Dependency, objects []readyObject, upload gateway.Upload, again bool) error {
 	if !p.Again && allPresent(upload) {
 		p.skip(objects, again)
-		return p.client.Abandon(ctx, upload.ID)
+		_ = p.client.abandonOnce(ctx, upload.ID) // it would expire by itself
+		return nil
 	}
 	if !p.InPlace {
 		if err := p.transfer(ctx, upload, objects); err != nil {
@@ -419,7 +420,7 @@ func (p *push) send(ctx context.Context, id string, index int, o readyObject, he
 
 func (p *push) sign(b *Build, used []provenance.Dependency, objects []readyObject, id string) ([]byte, error) {
 	s := provenance.Statement{
-		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: b.Inputs,
+		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: b.Inputs(),
 		Artifacts: used, Builder: p.Builder, Invocation: p.Invocation, IssuedAt: p.Now().UTC().Truncate(time.Second),
 	}
 	for _, o := range objects {

@@ -46,7 +46,7 @@ func newReport(d *Derivation, opt PushOptions) *Report {
 	}
 	if opt.DryRun {
 		for _, b := range d.Builds {
-			r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs)})
+			r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs())})
 		}
 	}
 	return r
