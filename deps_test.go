@@ -59,12 +59,13 @@ var floors = map[string]int{
 
 // testOnly lists packages that only tests may import, and why. They may import anything.
 var testOnly = map[string]string{
-	".":                          "it holds no code",
-	"authz/provenance/storetest": "the conformance suite of provenance.Store",
-	"authz/authn/tokentest":      "the conformance suite of authn.TokenStore",
-	"internal/gwtest":            "a whole gate in a test",
-	"internal/bench":             "programs that measure; nothing is built on them",
-	"internal/crash":             "programs that kill and check; nothing is built on them",
+	".":                             "it holds no code",
+	"authz/provenance/storetest":    "the conformance suite of provenance.Store",
+	"authz/authn/tokentest":         "the conformance suite of authn.TokenStore",
+	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
+	"internal/gwtest":               "a whole gate in a test",
+	"internal/bench":                "programs that measure; nothing is built on them",
+	"internal/crash":                "programs that kill and check; nothing is built on them",
 }
 
 // onlyImporter names packages that one package alone may import, and why.
