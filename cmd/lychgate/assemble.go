@@ -238,6 +238,9 @@ func (g *gate) assemble() error {
 		return err
 	}
 	g.runners = append(g.runners, signers.run)
+	if err := os.MkdirAll(g.cfg.Blobs.Value, 0o700); err != nil {
+		return fmt.Errorf("make the blob directory: %w", err)
+	}
 	blobs, err := upstream.NewDir(g.cfg.Blobs.Value)
 	if err != nil {
 		return fmt.Errorf("open the blob directory: %w", err)
