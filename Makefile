@@ -42,7 +42,7 @@ bench: build ## Measure: the Go benchmarks, then the gate beside its peers
 fuzz: ## Run every fuzz target for T each (make fuzz T=10m)
 	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort | while IFS=: read -r file name; do \
 		echo "$${name#func } in $$(dirname "$$file") for $(T)"; \
-		$(GO) test -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(T) "$$(dirname "$$file")"; \
+		$(GO) test -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(T) "$$(dirname "$$file")" </dev/null; \
 	done
 
 packages:

@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -169,7 +170,7 @@ func (ca *CA) Leaf(names ...string) (*Leaf, error) {
 	if len(names) == 0 {
 		return nil, errors.New("make server certificate: no names")
 	}
-	l := &Leaf{ca: ca, names: names}
+	l := &Leaf{ca: ca, names: slices.Clone(names)}
 	_, err := l.GetCertificate(nil)
 	return l, err
 }
