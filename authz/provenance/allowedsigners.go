@@ -233,7 +233,7 @@ func parseSignerTime(text string, loc *time.Location) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("time %.40q: want YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z for UTC", text)
 	}
 	t, err := time.ParseInLocation(layout, digits, loc)
-	if err != nil {
+	if err != nil || t.Year() < 1970 { // the zero time must not pass for no bound
 		return time.Time{}, fmt.Errorf("time %.40q: there is no such time", text)
 	}
 	return t, nil

@@ -624,6 +624,7 @@ func TestBadAllowedSigners(t *testing.T) {
 		{"option list ends in a comma", `a cert-authority, ` + line, "not a known"},
 		{"half a date", `a valid-after="202601" ` + line, "YYYYMMDD"},
 		{"thirteenth month", `a valid-after="20261301" ` + line, "no such time"},
+		{"the first of all days", `a valid-before="00010101Z" ` + line, "no such time"},
 		{"a date with a dash", `a valid-after="2026-01-01" ` + line, "YYYYMMDD"},
 		{"a negative date", `a valid-after="-2026010" ` + line, "YYYYMMDD"},
 		{"only a zone", `a valid-after="Z" ` + line, "YYYYMMDD"},
