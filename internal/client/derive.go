@@ -19,6 +19,8 @@ type DeriveOptions struct {
 	// Extra lists, by recipe, repositories that SRC_URI does not: submodules of gitsm:// entries, and the trees of
 	// externalsrc recipes. A recipe with an empty list has none.
 	Extra map[string][]source.Source
+	// Progress is told how many siginfo files were read; nil for silence.
+	Progress Progress
 }
 
 // Derivation says what the objects of a cache were built from.
@@ -82,7 +84,10 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	if err != nil {
 		return nil, err
 	}
-	g, err := readGraph(ctx, cache, listing.Objects)
+	if opt.Progress == nil {
+		opt.Progress = silence{}
+	}
+	g, err := readGraph(ctx, cache, listing.Objects, opt.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +130,6 @@ type family struct {
 	missing  bool    // a task's siginfo is not there
 	external bool
 	srcURI   evidence // set wins over empty
-	cyclic   bool     // a forged graph
 	early    []int32  // nodes that come from no do_fetch
 }
 
@@ -214,6 +218,10 @@ const (
 	done
 )
 
+// contradiction stands in reach for a task that depends on itself. No hash can, so the cache lies, and what comes
+// from there cannot be told.
+const contradiction = -1
+
 func (d *deriver) reachFrom(i int32, state []uint8) {
 	if state[i] != unseen {
 		return
@@ -229,8 +237,8 @@ func (d *deriver) reachFrom(i int32, state []uint8) {
 			continue
 		}
 		d.reachFrom(e.to, state)
-		if state[e.to] == open { // a hash cannot depend on itself: the cache lies
-			d.facts[d.component[i]].cyclic = true
+		if state[e.to] == open {
+			found = append(found, contradiction)
 		}
 		found = append(found, d.reach[e.to]...)
 	}
@@ -274,8 +282,6 @@ func (d *deriver) fetchesOf(i int32) ([]int32, string) {
 	switch {
 	case n.problem != "":
 		return nil, n.problem
-	case f.cyclic:
-		return nil, "the siginfo files of its recipe contradict each other: a task depends on itself"
 	case len(d.reach[i]) == 0:
 		f.early = append(f.early, i)
 		switch {
@@ -290,6 +296,9 @@ func (d *deriver) fetchesOf(i int32) ([]int32, string) {
 	}
 	var known []int32
 	for _, j := range d.reach[i] {
+		if j == contradiction {
+			return nil, "the siginfo files contradict each other: a task depends on itself"
+		}
 		fetch := &d.graph.nodes[j]
 		if fetch.problem == "" {
 			known = append(known, j)

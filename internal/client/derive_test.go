@@ -348,10 +348,25 @@ func TestDerive(t *testing.T) {
 				{recipe: "app", name: "fetch", hash: "f1", vars: map[string]any{"SRC_URI": git("x/a"), fetchedRevisions: rev1}},
 			},
 			want: told{Underived: map[string]string{
-				"app_compile.tar.zst": "the siginfo files of its recipe contradict each other: a task depends on itself",
-				"app_install.tar.zst": "the siginfo files of its recipe contradict each other: a task depends on itself",
-				"app_fetch.tar.zst":   "the siginfo files of its recipe contradict each other: a task depends on itself",
-			}},
+				"app_compile.tar.zst": "the siginfo files contradict each other: a task depends on itself",
+				"app_install.tar.zst": "the siginfo files contradict each other: a task depends on itself",
+			}, Builds: map[string]string{"app fetch": "x/a@1111 | x/a@1111"}},
+		},
+		{
+			name: "a circle through shared source trees",
+			tasks: []task{
+				{recipe: "a", name: "unpack", hash: "a1", deps: []string{"b:unpack=b1", "a:fetch=f1"}},
+				{recipe: "b", name: "unpack", hash: "b1", deps: []string{"c:unpack=c1"}},
+				{recipe: "c", name: "unpack", hash: "c1", deps: []string{"a:unpack=a1"}},
+				{recipe: "d", name: "compile", hash: "d1", deps: []string{"c:unpack=c1"}},
+				{recipe: "a", name: "fetch", hash: "f1", vars: map[string]any{"SRC_URI": git("x/a"), fetchedRevisions: rev1}},
+			},
+			want: told{Underived: map[string]string{
+				"a_unpack.tar.zst":  "the siginfo files contradict each other: a task depends on itself",
+				"b_unpack.tar.zst":  "the siginfo files contradict each other: a task depends on itself",
+				"c_unpack.tar.zst":  "the siginfo files contradict each other: a task depends on itself",
+				"d_compile.tar.zst": "the siginfo files contradict each other: a task depends on itself",
+			}, Builds: map[string]string{"a fetch": "x/a@1111 | x/a@1111"}},
 		},
 		{
 			name:  "submodules, not listed",

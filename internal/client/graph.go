@@ -56,19 +56,22 @@ type graph struct {
 	byKey map[taskKey]int32
 }
 
-// read builds the graph from the siginfo objects of a listing.
-func readGraph(ctx context.Context, cache Cache, objects []Object) (*graph, error) {
+// readGraph builds the graph from the siginfo objects of a listing.
+func readGraph(ctx context.Context, cache Cache, objects []Object, progress Progress) (*graph, error) {
 	g := &graph{byKey: map[taskKey]int32{}}
 	for _, o := range objects {
 		n := &g.nodes[g.node(taskKey{o.Ref.Recipe, o.Ref.Task, o.Ref.Hash})]
 		n.objects = append(n.objects, o)
 	}
 	refs := make([][]reference, len(g.nodes))
+	progress.Start("read", int64(len(g.nodes)), "tasks")
+	defer progress.Finish()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2 * runtime.GOMAXPROCS(0)) // half of them wait for the cache
 	for i := range g.nodes {
 		group.Go(func() error {
 			refs[i] = g.nodes[i].load(ctx, cache)
+			progress.Add(1)
 			return ctx.Err()
 		})
 	}

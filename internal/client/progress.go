@@ -11,8 +11,8 @@ import (
 
 // Progress is told how far a push is. It is safe for concurrent use between Start and Finish.
 type Progress interface {
-	// Start begins work of total units, which are bytes.
-	Start(what string, total int64)
+	// Start begins work of total units. Their name is "" for bytes.
+	Start(what string, total int64, unit string)
 	Add(n int64)
 	Finish()
 }
@@ -20,9 +20,9 @@ type Progress interface {
 // silence is no progress at all.
 type silence struct{}
 
-func (silence) Start(string, int64) {}
-func (silence) Add(int64)           {}
-func (silence) Finish()             {}
+func (silence) Start(string, int64, string) {}
+func (silence) Add(int64)                   {}
+func (silence) Finish()                     {}
 
 // NewBar returns a progress bar for the terminal behind w.
 func NewBar(w io.Writer) Progress { return &bar{w: w} }
@@ -32,9 +32,9 @@ type bar struct {
 	bar *progressbar.ProgressBar
 }
 
-func (b *bar) Start(what string, total int64) {
+func (b *bar) Start(what string, total int64, unit string) {
 	b.bar = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetWriter(b.w), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(30),
+		progressbar.OptionShowBytes(unit == ""), progressbar.OptionUseIECUnits(true), progressbar.OptionShowCount(), progressbar.OptionSetWidth(30),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 }
 
@@ -55,15 +55,16 @@ type plainLines struct {
 
 	mu    sync.Mutex // guards what follows
 	what  string
+	unit  string
 	total int64
 	done  int64
 	last  time.Time
 }
 
-func (p *plainLines) Start(what string, total int64) {
+func (p *plainLines) Start(what string, total int64, unit string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.what, p.total, p.done, p.last = what, total, 0, p.now()
+	p.what, p.unit, p.total, p.done, p.last = what, unit, total, 0, p.now()
 }
 
 func (p *plainLines) Add(n int64) {
@@ -72,8 +73,15 @@ func (p *plainLines) Add(n int64) {
 	p.done += n
 	if now := p.now(); now.Sub(p.last) >= p.every {
 		p.last = now
-		fmt.Fprintf(p.w, "%s: %s of %s\n", p.what, byteCount(p.done), byteCount(p.total))
+		fmt.Fprintf(p.w, "%s: %s of %s\n", p.what, amount(p.done, p.unit), amount(p.total, p.unit))
 	}
 }
 
 func (p *plainLines) Finish() {}
+
+func amount(n int64, unit string) string {
+	if unit == "" {
+		return byteCount(n)
+	}
+	return fmt.Sprintf("%d %s", n, unit)
+}

@@ -48,6 +48,7 @@ func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
 		return nil, err
 	}
 	started := opt.Now()
+	opt.Derive.Progress = opt.Progress
 	derivation, err := Derive(ctx, opt.Cache, opt.Derive)
 	if err != nil {
 		return nil, err
@@ -110,11 +111,7 @@ func (p *push) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	total := int64(0)
-	for _, objects := range todo {
-		total += weight(objects)
-	}
-	p.Progress.Start("push", total)
+	p.start(todo)
 	defer p.Progress.Finish()
 	finished := make([]chan struct{}, len(p.builds))
 	for i := range finished {
@@ -137,6 +134,18 @@ func (p *push) run(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// start tells the progress what is to come: bytes, or objects when the cache does not know their sizes.
+func (p *push) start(todo [][]Object) {
+	total, unit := int64(0), ""
+	for _, objects := range todo {
+		total += weight(objects)
+		if len(objects) > 0 && objects[0].Size < 0 {
+			unit = "objects"
+		}
+	}
+	p.Progress.Start("push", total, unit)
 }
 
 // missing asks which objects the gate does not have, by name: what is there need not even be read.
@@ -170,7 +179,7 @@ func (p *push) missing(ctx context.Context) ([][]Object, error) {
 	return todo, nil
 }
 
-// weight is what objects count for in the progress: their bytes, where known.
+// weight is what objects count for in the progress: their bytes, or one each where they are not known.
 func weight(objects []Object) int64 {
 	total := int64(0)
 	for _, o := range objects {

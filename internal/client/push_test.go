@@ -434,6 +434,55 @@ func TestExtraFile(t *testing.T) {
 	}
 }
 
+// TestOneBadObject has the gate refuse an announcement because of one object: only that one is refused in the end.
+func TestOneBadObject(t *testing.T) {
+	g, cache := newFakeGate(t), twoRecipes(t)
+	bad := objectName("lib", "populate_sysroot", "s1")
+	g.gaps = true
+	g.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/uploads") {
+			return false
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if !bytes.Contains(body, []byte(bad+`"`)) {
+			return false
+		}
+		refuse(w, 400, "object 3 has 99 bytes; 1 to 50 are allowed", "")
+		return true
+	}
+	c, _ := g.client()
+	r := mustPush(t, c, g.options(cache))
+	if r.Stored != 11 || len(r.Refused) != 1 || r.Refused[0].Name != bad {
+		t.Errorf("report %+v", r)
+	}
+}
+
+func TestProgressLines(t *testing.T) {
+	var out strings.Builder
+	now := time.Unix(0, 0)
+	p := NewLines(&out, time.Second, func() time.Time { return now })
+	p.Start("push", 4096, "")
+	p.Add(1)
+	now = now.Add(time.Second)
+	p.Add(2047)
+	p.Add(1)
+	p.Finish()
+	p.Start("read", 3, "tasks")
+	now = now.Add(time.Second)
+	p.Add(2)
+	if want := "push: 2.0 KiB of 4.0 KiB\nread: 2 tasks of 3 tasks\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	bar := NewBar(&out)
+	bar.Start("push", 10, "")
+	bar.Add(10)
+	bar.Finish()
+}
+
 func TestReportText(t *testing.T) {
 	r := &Report{
 		Objects: 9, Builds: 2, Stored: 3, Kept: 1, Bytes: 3 << 20, Elapsed: 1500 * time.Millisecond,
