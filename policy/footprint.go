@@ -62,13 +62,14 @@ func (a *analysis) reach(ref ast.Ref) {
 	}
 }
 
-// walk visits all of x: heads with their arguments and references, bodies, else branches, comprehensions, every, and
-// with modifiers. An overridden value is counted as read all the same.
+// walk visits all of x: heads with their arguments and references, bodies, else branches, comprehensions, every, and the
+// values of with modifiers.
 func (a *analysis) walk(x any) {
 	ast.NewGenericVisitor(func(node any) bool {
 		switch n := node.(type) {
 		case *ast.Head:
-			// The visitor does not enter a head's reference by itself.
+			// The visitor does not enter a head's reference by itself. The compiler has moved what is dynamic in it
+			// into the body; this does not rely on it.
 			for _, t := range n.Reference[min(1, len(n.Reference)):] {
 				a.walk(t)
 			}

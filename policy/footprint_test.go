@@ -220,7 +220,10 @@ func keyOf(r authz.Request, f *authz.Facts, fields authz.Field) key {
 	if r.Write != nil {
 		signer, found = r.Write.Signer, r.Ref.Zone
 	}
-	k := key{r.Action, r.Principal, fmt.Sprint(f.Sources), f.Recorded, ""}
+	k := key{r.Action, r.Principal, "", f.Recorded, ""}
+	for _, s := range f.Sources {
+		k.sources += fmt.Sprintf("%q %v %v ", s.Source, s.Public, s.Fact.Access)
+	}
 	for _, part := range []struct {
 		field authz.Field
 		value any
