@@ -189,7 +189,8 @@ type Answer struct {
 // refused user, an anonymous one without AnonymousOK, and a policy that fails.
 //
 // Denied and absent cost alike: one lookup, and an answer of the policy, remembered or not, on the sources or on none.
-// They differ when a forge does not answer. A denial that would be an allow if every open question were answered with yes
+// What remains: an absent name is looked up in the bases too, and the first question about sources that this principal has
+// not met for a while asks their forge. They differ in the answer when a forge does not give one. A denial that would be an allow if every open question were answered with yes
 // is Unavailable, a 503 for machines; taking it for absent would silently rebuild the world whenever a forge is away.
 // That would tell recorded names from others, so for the 10 s after an open question every denial of that principal is
 // Unavailable, absent names included: what remains is the first question of an outage.

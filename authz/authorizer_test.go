@@ -453,6 +453,26 @@ func TestForgeAway(t *testing.T) {
 	}
 }
 
+// A client that hangs up while its forge is asked does not make the forge count as away.
+func TestCancelledQuestion(t *testing.T) {
+	w := newWorld(t)
+	w.allow("alice", "a", forge.Read)
+	a := w.authorizer()
+	ctx, cancel := context.WithCancel(t.Context())
+	w.down, w.onAsk = context.Canceled, cancel
+	r := ask(authz.Read, user("alice"), w.publish("x", list(repo("a"))))
+	if answer, err := a.Decide(ctx, r); answer.Decision.Verdict == allow || err == nil {
+		t.Errorf("cancelled: %+v, %v", answer.Decision, err)
+	}
+	w.down, w.onAsk = nil, nil
+	if got := verdict(t, a, ask(authz.Read, user("alice"), ref("main", "absent"))); got != deny {
+		t.Errorf("absent, after that: %v, want deny", got)
+	}
+	if got := verdict(t, a, r); got != allow {
+		t.Errorf("asked again: %v, want allow", got)
+	}
+}
+
 func TestWritesAreNeverRemembered(t *testing.T) {
 	w := newWorld(t)
 	w.allow("ci", "a", forge.Read)

@@ -190,7 +190,15 @@ func (a *Authorizer) judgeStored(ctx context.Context, q *question, c *claimed) (
 }
 
 // rank orders verdicts as Decide chooses among claims.
-func rank(v Verdict) int { return slices.Index([]Verdict{Deny, Unavailable, Allow}, v) }
+func rank(v Verdict) int {
+	switch v {
+	case Allow:
+		return 2
+	case Unavailable:
+		return 1
+	}
+	return 0
+}
 
 func (e *Explanation) conclude(d *Decision) {
 	e.Verdict, e.Rule, e.Reasons, e.Policy = d.Verdict.String(), d.Rule, orNone(d.Reasons), d.Revision
@@ -292,10 +300,21 @@ func (a *Authorizer) nextStep(ctx context.Context, q *question, p *plan, j *judg
 	if step := a.accessStep(ctx, q, p, d.Facts); step != "" {
 		return step
 	}
-	if role := "writer:" + r.Ref.Zone; r.Action == Write && !slices.Contains(q.view.principal.Roles, role) {
-		return "ask the operator for the role writer in the zone " + r.Ref.Zone
+	if role := roleFor(r.Action); role != "" && !slices.Contains(q.view.principal.Roles, role+":"+r.Ref.Zone) {
+		return "ask the operator for the role " + role + " in the zone " + r.Ref.Zone
 	}
 	return "ask whoever keeps the policy about the rule " + d.Rule
+}
+
+// roleFor returns the role that an action usually needs; "" for those that need none.
+func roleFor(action Action) string {
+	switch action {
+	case Write, Report:
+		return "writer"
+	case Admin:
+		return "admin"
+	}
+	return ""
 }
 
 // accessStep says which permissions are missing, when they are what is missing: first for the direct sources, then for

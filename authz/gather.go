@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -148,7 +149,10 @@ func (a *Authorizer) gather(ctx context.Context, q *question, p *plan, since tim
 			held[at] = learnt[i]
 		}
 		now = a.now() // asking takes time, and what was fresh before may not be
-		q.view.learn(learnt, now)
+		// An asker that went away says nothing about the forge, or its retries would see one that is away.
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			q.view.learn(learnt, now)
+		}
 	}
 	for i, h := range held {
 		g.add(i, h, now)
