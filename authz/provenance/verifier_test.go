@@ -70,6 +70,37 @@ func TestFirstValidSignatureNamesTheSigner(t *testing.T) {
 	}
 }
 
+func TestVerifySSH(t *testing.T) {
+	key := sshSigner(t, testKeys().ed25519)
+	blob := must[[]byte](t)(provenance.SignSSH(key, "ns@test", []byte("message")))
+	if got := must[ssh.PublicKey](t)(provenance.VerifySSH(blob, "ns@test", []byte("message"))); !bytes.Equal(got.Marshal(), key.PublicKey().Marshal()) {
+		t.Fatalf("key %v", got)
+	}
+	for _, c := range []struct {
+		blob               []byte
+		namespace, message string
+	}{{blob[1:], "ns@test", "message"}, {blob, "ns", "message"}, {blob, "", "message"}, {blob, "ns@test", ""}} {
+		if key, err := provenance.VerifySSH(c.blob, c.namespace, []byte(c.message)); err == nil {
+			t.Errorf("namespace %q, message %q: accepted by %v", c.namespace, c.message, key)
+		}
+	}
+}
+
+func TestBadPlainKeys(t *testing.T) {
+	public := func(key crypto.Signer) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must[[]byte](t)(x509.MarshalPKIXPublicKey(key.Public()))})
+	}
+	good := public(testKeys().p256)
+	for name, text := range map[string][]byte{
+		"empty": nil, "not PEM": []byte("key"), "two": slices.Concat(good, good), "RSA": public(testKeys().rsa), "P-384": public(testKeys().p384),
+		"private": bytes.ReplaceAll(good, []byte("PUBLIC"), []byte("PRIVATE")), "damaged": bytes.Replace(good, []byte("M"), []byte("A"), 1),
+	} {
+		if key, err := provenance.ParsePlainPublicKey(text); err == nil {
+			t.Errorf("%s: accepted as %v", name, key)
+		}
+	}
+}
+
 // TestAgentKeys signs through the agent protocol, where a flag asks for SHA-2.
 func TestAgentKeys(t *testing.T) {
 	k := testKeys()
