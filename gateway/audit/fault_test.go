@@ -240,7 +240,7 @@ func faultSession(t *testing.T, kind string, n, length int, die bool) bool {
 	if fs.resynced {
 		t.Error("a segment was synced again after its sync had failed")
 	}
-	mustOpen(t, Config{Dir: dir}).Close()
+	mustOpen(t, Config{Dir: dir, FS: syncless{osFS{dir}}}).Close()
 	s.check(t, dir)
 	return fs.fired
 }
@@ -257,7 +257,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 
 	sessions := make([]*session, 8)
 	var wg sync.WaitGroup
-	stop := make(chan struct{})
+	stop, acks := make(chan struct{}), make(chan struct{})
 	for g := range sessions {
 		s := &session{acked: map[string]bool{}, refused: map[string]bool{}, n: g * 1_000_000}
 		sessions[g] = s
@@ -270,11 +270,19 @@ func TestFaultsUnderLoad(t *testing.T) {
 				}
 				if s.append(j, 1+i%2) != nil {
 					time.Sleep(100 * time.Microsecond) // as a client that got a 503 would
+					continue
+				}
+				select {
+				case acks <- struct{}{}:
+				default:
 				}
 			}
 		})
 	}
 	for _, kind := range []string{"write", "torn", "sync", "short", "full"} {
+		for range 20 { // good work between the faults
+			<-acks
+		}
 		fs.mu.Lock()
 		base := fs.calls["write"]
 		if kind == "sync" {

@@ -440,15 +440,18 @@ func (j *Journal) Durable(ctx context.Context, seq uint64) error {
 	if j.durable.Load() < seq {
 		err = j.flush()
 	}
-	if err == nil && j.durable.Load() < seq {
-		err = fmt.Errorf("%w: event %d was not written", ErrUnavailable, seq)
-	}
+	done := j.durable.Load() >= seq
 	<-j.flushing
 	if err != nil {
 		j.announce()
-		return fmt.Errorf("make audit event %d durable: %w", seq, err)
 	}
-	return nil
+	switch {
+	case done: // whatever failed after that
+		return nil
+	case err == nil:
+		err = fmt.Errorf("%w: it was not written", ErrUnavailable)
+	}
+	return fmt.Errorf("make audit event %d durable: %w", seq, err)
 }
 
 // flush makes every written line durable, recovers when the disk refuses, and moves on to a new segment when this one is full.
@@ -491,9 +494,10 @@ func (j *Journal) settled(seq uint64) {
 // rotate begins a new segment when the open one is full. The caller holds flushing.
 func (j *Journal) rotate() error {
 	j.io.Lock()
-	if j.size < j.cfg.SegmentBytes {
+	// A write that failed a moment ago may have left a torn line, which only recovery may leave behind.
+	if err := j.Err(); err != nil || j.size < j.cfg.SegmentBytes {
 		j.io.Unlock()
-		return nil
+		return err
 	}
 	err := j.syncWritten() // what was written since the last; the old segment is whole before the new one exists
 	if err != nil {

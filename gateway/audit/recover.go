@@ -96,7 +96,9 @@ func (j *Journal) belowFloor() error {
 func (j *Journal) checkPlace() {
 	j.io.Lock()
 	now, err := os.Lstat(filepath.Join(j.cfg.Dir, j.seg.name))
-	if err == nil && os.SameFile(now, j.id) && now.Size() == j.size {
+	inPlace := err == nil && os.SameFile(now, j.id) && now.Size() == j.size
+	if inPlace || j.Err() != nil { // after a failed write the size means nothing; recovery is at work then
+
 		j.io.Unlock()
 		return
 	}
