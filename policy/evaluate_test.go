@@ -180,7 +180,11 @@ allow if count([1 | some a in numbers.range(1, 1000); some b in numbers.range(1,
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := newEngine(t, Config{Dir: bundleDir(t, map[string]string{"p.rego": tt.module}), Deadline: 100 * time.Millisecond})
+			cfg := Config{Dir: bundleDir(t, map[string]string{"p.rego": tt.module})}
+			if tt.code == "policy_deadline" {
+				cfg.Deadline = 50 * time.Millisecond
+			}
+			e := newEngine(t, cfg)
 			r, f := question(1)
 			d, err := e.Evaluate(t.Context(), r, f)
 			if d.Verdict != authz.Deny || !errors.Is(err, ErrBroken) {
