@@ -51,8 +51,8 @@ func FuzzInput(f *testing.F) {
 	})
 }
 
-// FuzzBundle loads odd modules and data. A load may fail; what it lets through never allows by accident: a bundle of
-// rules that cannot hold stays closed.
+// FuzzBundle loads odd modules and data. A load may fail, and an evaluation may; neither may panic, and what fails to
+// evaluate is a denial.
 func FuzzBundle(f *testing.F) {
 	f.Add("allow if false", "{}")
 	f.Add("allow if input.a[_].b with input as data", `{"lychgate": {"allow": true}}`)
