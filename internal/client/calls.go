@@ -156,7 +156,7 @@ func (g *download) attempt(ctx context.Context, c *Client) error {
 func (g *download) accept(resp *http.Response) error {
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("not there, or not for you: %w", fs.ErrNotExist)
+		return fmt.Errorf("the gate answered 404: not there, or not for you: %w", fs.ErrNotExist)
 	case resp.StatusCode == http.StatusOK && g.held == 0:
 	case resp.StatusCode == http.StatusPartialContent && g.held > 0 &&
 		strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", g.held)):

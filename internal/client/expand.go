@@ -119,7 +119,7 @@ func cutNotes(value string) (text string, removed []string) {
 	return value[:at[0]], removed
 }
 
-// words splits a value at blanks, but not within ${...}, which may hold blanks and braces of its own.
+// braceFields splits a value at blanks, but not within ${...}, which may hold blanks and braces of its own.
 func braceFields(value string) []string {
 	return splitOutside(value, func(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' })
 }

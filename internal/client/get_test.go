@@ -65,7 +65,7 @@ func TestGet(t *testing.T) {
 			}
 			serve(w, r, content, digestField([]byte("new")))
 		}, "changed while it was read"},
-		{"redirect", http.RedirectHandler("https://evil.example.com/", 302).ServeHTTP, "redirects"},
+		{"redirect", http.RedirectHandler("https://evil.example.com/", http.StatusFound).ServeHTTP, "redirects"},
 		{"forbidden", func(w http.ResponseWriter, r *http.Request) { refuse(w, 401, "expired", "") }, "401"},
 	}
 	for _, tt := range tests {

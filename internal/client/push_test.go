@@ -488,13 +488,14 @@ func TestReportText(t *testing.T) {
 		Objects: 9, Builds: 2, Stored: 3, Kept: 1, Bytes: 3 << 20, Elapsed: 1500 * time.Millisecond,
 		Refused:   []Problem{{"app", "a", "no"}, {"app", "b", "no"}, {"app", "c", "no"}, {"app", "d", "no"}, {"lib\x1b", "e", "other"}},
 		Underived: []Problem{{"x", "y", "why"}},
+		Notes:     []Problem{{"a", "", "none"}, {"b", "", "none"}, {"c", "", "one"}},
 		Ignored:   []Ignored{{"odd", 2, "z"}},
 	}
 	var text, machine bytes.Buffer
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"refused: app: no\n  a\n  b\n  c\n  and 1 more\n", "\"lib\\x1b\"", "could not be derived, and was not pushed: x: why", "ignored 2 files: odd (z)", "3.0 MiB sent in 1.5s"} {
+	for _, want := range []string{"refused: app: no\n  a\n  b\n  c\n  and 1 more\n", "note: none\n  a\n  b\nnote: c: one\n", "\"lib\\x1b\"", "could not be derived, and was not pushed: x: why", "ignored 2 files: odd (z)", "3.0 MiB sent in 1.5s"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in:\n%s", want, text.String())
 		}

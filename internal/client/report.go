@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -179,28 +180,33 @@ func (t *lines) plan(b PlannedBuild) {
 	}
 }
 
-// problems prints each reason once, with the first few names it concerns.
+// problems prints each reason once, with the first few objects or recipes that it concerns.
 func (t *lines) problems(what string, list []Problem) {
-	for len(list) > 0 {
-		first := list[0]
-		var same, rest []Problem
-		for _, p := range list {
-			if p.Recipe == first.Recipe && p.Reason == first.Reason {
-				same = append(same, p)
-			} else {
-				rest = append(rest, p)
-			}
+	byReason := map[string][]Problem{}
+	var reasons []string
+	for _, p := range list {
+		if _, ok := byReason[p.Reason]; !ok {
+			reasons = append(reasons, p.Reason)
 		}
-		t.line("%s: %s: %s", what, printable(first.Recipe), first.Reason)
-		for i, p := range same {
-			switch {
-			case p.Name == "":
-			case i < shown:
-				t.line("  %s", printable(p.Name))
-			case i == shown:
-				t.line("  and %d more", len(same)-shown)
-			}
-		}
-		list = rest
+		byReason[p.Reason] = append(byReason[p.Reason], p)
+	}
+	for _, reason := range reasons {
+		t.group(what, reason, byReason[reason])
+	}
+}
+
+func (t *lines) group(what, reason string, list []Problem) {
+	recipe := list[0].Recipe
+	if slices.ContainsFunc(list, func(p Problem) bool { return p.Recipe != recipe }) {
+		t.line("%s: %s", what, reason)
+	} else {
+		t.line("%s: %s: %s", what, printable(recipe), reason)
+		list = slices.DeleteFunc(list, func(p Problem) bool { return p.Name == "" })
+	}
+	for _, p := range list[:min(shown, len(list))] {
+		t.line("  %s", printable(cmp.Or(p.Name, p.Recipe)))
+	}
+	if more := len(list) - shown; more > 0 {
+		t.line("  and %d more", more)
 	}
 }

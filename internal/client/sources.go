@@ -227,7 +227,7 @@ func assignRevisions(entries []entry, revisions string) bool {
 	return true
 }
 
-var errNoSubmodules = errors.New("want RECIPE URL [REVISION], or RECIPE - for none")
+var errExtraLine = errors.New("want RECIPE URL [REVISION], or RECIPE - for none")
 
 // ParseExtra reads a file for [DeriveOptions].Extra: a line per repository, "RECIPE SRC_URI-ENTRY [REVISION]", or
 // "RECIPE -" when there is none. Empty lines and lines that begin with # are skipped.
@@ -241,10 +241,12 @@ func ParseExtra(text string) (map[string][]source.Source, error) {
 			continue
 		}
 		if len(f) < 2 || len(f) > 3 || f[1] == "-" && len(f) == 3 {
-			return nil, fmt.Errorf("line %d: %w", line, errNoSubmodules)
+			return nil, fmt.Errorf("line %d: %w", line, errExtraLine)
 		}
 		if f[1] == "-" {
-			extra[f[0]] = extra[f[0]][:len(extra[f[0]]):len(extra[f[0]])]
+			if _, ok := extra[f[0]]; !ok {
+				extra[f[0]] = nil // known, and empty
+			}
 			continue
 		}
 		s := source.Parse(f[1], strings.Join(f[2:], ""))
