@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -363,15 +365,20 @@ func (j *Journal) take() *batch {
 
 // write hands whole lines to the kernel. After an error the file may hold a part of them beyond size.
 func (j *Journal) write(lines []byte) error {
-	n, err := j.file.Write(lines)
-	if err == nil && n < len(lines) {
-		err = fmt.Errorf("%d of %d octets were written", n, len(lines))
-	}
-	if err != nil {
+	if err := writeAll(j.file, lines); err != nil {
 		return fmt.Errorf("write audit segment %s: %w", j.seg.name, err)
 	}
-	j.size += int64(n)
+	j.size += int64(len(lines))
 	return nil
+}
+
+// writeAll takes a short write for the error that it is.
+func writeAll(f File, lines []byte) error {
+	n, err := f.Write(lines)
+	if err == nil && n < len(lines) {
+		err = fmt.Errorf("%w: %d of %d octets", io.ErrShortWrite, n, len(lines))
+	}
+	return err
 }
 
 // fail makes the journal unwritable and returns the error that says so. Whatever was staged but not written is refused, and
@@ -504,29 +511,38 @@ func (j *Journal) rotate() error {
 		j.io.Unlock()
 		return j.distrust(err)
 	}
-	if err = j.createSegment(j.seg.gen, j.written+1); err != nil {
+	err = j.createSegment(j.seg.gen, j.written+1)
+	if err != nil && j.distrusted {
 		err = j.failNow(err)
+		j.io.Unlock()
+		return err
 	}
 	j.io.Unlock()
 	if err != nil {
-		return err
+		return nil // the full segment serves on, as durable as before; the next flush tries again
 	}
 	return j.appendOpen()
 }
 
-// createSegment opens an empty segment and makes its name durable. The caller holds flushing and io.
+// createSegment opens an empty segment and makes its name durable. When it fails and the name may stand in the directory all the
+// same, the journal must not go on in the segment it has: that one is distrusted then, and the next generation takes the
+// name's place. The caller holds flushing and io.
 func (j *Journal) createSegment(gen uint32, first uint64) error {
-	name := segmentName(gen, first)
-	f, err := j.fs.Create(name)
+	s := segment{name: segmentName(gen, first), gen: gen, first: first}
+	f, err := j.fs.Create(s.name)
 	if err != nil {
+		j.distrusted = errors.Is(err, fs.ErrExist)
 		return fmt.Errorf("create audit segment: %w", err)
 	}
-	if err := j.fs.SyncDir(); err != nil {
+	if err = j.fs.SyncDir(); err == nil {
+		if err = j.adopt(f, s, 0); err == nil {
+			return nil
+		}
+	} else {
 		f.Close()
-		_ = os.Remove(filepath.Join(j.cfg.Dir, name)) // so that the next attempt can create it
-		return fmt.Errorf("sync audit directory: %w", err)
 	}
-	return j.adopt(f, segment{name: name, gen: gen, first: first}, 0)
+	j.distrusted = os.Remove(filepath.Join(j.cfg.Dir, s.name)) != nil
+	return fmt.Errorf("name audit segment: %w", err)
 }
 
 // adopt makes f the open segment in place of the one there was. The caller holds flushing and io.

@@ -163,8 +163,8 @@ func (j *Journal) replaceSegment() error {
 
 // fillSegment writes lines into the new file f and gives it its name, durably.
 func (j *Journal) fillSegment(f File, lines []byte, temp, name string) error {
-	if n, err := f.Write(lines); err != nil || n < len(lines) {
-		return fmt.Errorf("write audit segment %s: %d of %d octets: %w", name, n, len(lines), errors.Join(err))
+	if err := writeAll(f, lines); err != nil {
+		return fmt.Errorf("write audit segment %s: %w", name, err)
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync audit segment %s: %w", name, err)
