@@ -225,7 +225,7 @@ func (w *write) decide(ctx context.Context, id string) error {
 		r := authz.Request{Action: authz.Write, Door: s.door.Name, Principal: s.principal, Ref: w.objects[i].ref, Write: facts}
 		answer, err := s.gate.Authorizer.Decide(ctx, &r)
 		if d := answer.Decision; d != nil {
-			e.Decision = audit.Decision{Verdict: verdict(d), Rule: d.Rule, Reasons: d.Reasons, Policy: d.Revision, FactAge: oldestFact(d.Facts, s.gate.Now())}
+			e.Decision = audit.Decision{Verdict: verdict(d), Rule: d.Rule, Reasons: d.Reasons, Policy: d.Revision, FactAge: factAge(&answer, s.gate.Now())}
 		}
 		if err := outcome(&answer, err); err != nil {
 			e.Kind, e.Object.Path = "write.refuse", r.Ref.Name()

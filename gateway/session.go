@@ -201,7 +201,7 @@ func (s *Session) decisionEvent(r *authz.Request, a *authz.Answer, request strin
 	if d := a.Decision; d != nil {
 		e.Decision = audit.Decision{
 			Verdict: verdict(d), Rule: d.Rule, Reasons: d.Reasons, Policy: d.Revision,
-			FactAge: oldestFact(d.Facts, s.gate.Now()), Cached: a.Remembered,
+			FactAge: factAge(a, s.gate.Now()), Cached: a.Remembered,
 		}
 		if d.Verdict == authz.Allow {
 			e.Object.Digest, e.Object.Size = a.Record.Digest.String(), a.Record.Size
@@ -220,20 +220,12 @@ func verdict(d *authz.Decision) string {
 	return "deny"
 }
 
-// oldestFact returns the age in milliseconds of the oldest permission a decision rested on, -1 for none.
-func oldestFact(f *authz.Facts, now time.Time) int64 {
-	if f == nil {
+// factAge returns the age in milliseconds of the oldest permission an answer rested on, -1 for none.
+func factAge(a *authz.Answer, now time.Time) int64 {
+	if a.FactsAt.IsZero() {
 		return -1
 	}
-	oldest := int64(-1)
-	for _, sources := range [2][]authz.SourceFact{f.Sources, f.Inputs} {
-		for i := range sources {
-			if at := sources[i].Fact.At; !at.IsZero() {
-				oldest = max(oldest, now.Sub(at).Milliseconds(), 0)
-			}
-		}
-	}
-	return oldest
+	return max(0, now.Sub(a.FactsAt).Milliseconds())
 }
 
 // newRequestID returns 16 random hex digits that tie the events of one request together.

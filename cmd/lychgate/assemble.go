@@ -164,36 +164,37 @@ func newTokens(cfg *config.Config, db *sqldb.DB) (*authn.Tokens, error) {
 }
 
 func tokenKey(cfg *config.Config) ([]byte, error) {
-	if !cfg.Tokens.Key.IsZero() {
-		secret, err := cfg.Tokens.Key.Read()
-		return []byte(secret.Reveal()), err
+	where := cfg.Tokens.Key
+	if where.IsZero() {
+		where = config.Secret{Kind: "file", Name: cfg.TokenKeyFile()}
+		if err := makeTokenKey(where.Name); err != nil {
+			return nil, err
+		}
 	}
-	path := cfg.TokenKeyFile()
-	text, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return makeTokenKey(path)
-	}
-	return text, err
+	secret, err := where.Read()
+	return []byte(secret.Reveal()), err
 }
 
-// makeTokenKey makes a key that only one of several starting processes wins with.
-func makeTokenKey(path string) ([]byte, error) {
+// makeTokenKey makes a key file unless there is one. Of several processes that start at once, one wins.
+func makeTokenKey(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
 	raw := make([]byte, 32)
 	rand.Read(raw)
-	key := []byte(base64.StdEncoding.EncodeToString(raw))
 	f, err := os.CreateTemp(filepath.Dir(path), ".token.key-*")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(key)
+	_, err = f.WriteString(base64.StdEncoding.EncodeToString(raw))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, err
+		return err
 	}
-	return os.ReadFile(path)
+	return nil
 }
 
 // gate is everything that serve runs.
@@ -314,10 +315,16 @@ func openMirror(z config.Zone) (upstream.Store, error) {
 func mirrorAuthorization(c config.Credentials) (string, error) {
 	if !c.Bearer.IsZero() {
 		token, err := c.Bearer.Read()
-		return "Bearer " + token.Reveal(), err
+		if err != nil {
+			return "", err
+		}
+		return "Bearer " + token.Reveal(), nil
 	}
 	password, err := c.Password.Read()
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+password.Reveal())), err
+	if err != nil {
+		return "", err
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+password.Reveal())), nil
 }
 
 func logJournalState(log *slog.Logger, s audit.State) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -259,7 +260,7 @@ func (k *killRun) read(ctx context.Context, c *client.Client, user, name string)
 	switch {
 	case err == nil || got.Len() > 0:
 		k.reads = append(k.reads, killRead{user, name, err == nil, sha256.Sum256(got.Bytes())})
-	case strings.Contains(err.Error(), "404"):
+	case errors.Is(err, fs.ErrNotExist):
 		k.hidden++
 		if user == "alice" {
 			k.t.Errorf("alice was refused %s, which was acknowledged", name)

@@ -92,7 +92,12 @@ func (g *gate) runAll(ctx context.Context, https, admin runner) error {
 	defer stopParts()
 	parts, behind := errgroup.WithContext(behind)
 	for _, run := range g.runners {
-		parts.Go(func() error { return run(behind) })
+		parts.Go(func() error {
+			if err := run(behind); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
 	}
 	doors, ctx := errgroup.WithContext(ctx)
 	doors.Go(func() error { return https(ctx) })

@@ -133,11 +133,17 @@ func (db *DB) TokenByMAC(ctx context.Context, mac [32]byte) (authn.TokenInfo, er
 	if err := db.ensureFresh(ctx); err != nil {
 		return authn.TokenInfo{}, err
 	}
-	info, ok := db.tokens.get(mac)
-	if !ok {
-		return authn.TokenInfo{}, authn.ErrNoToken
+	if info, ok := db.tokens.get(mac); ok {
+		return info, nil
 	}
-	return info, nil
+	// Another process may have made it a moment ago, and its user tries it at once.
+	if err := db.refresh(ctx); err != nil {
+		return authn.TokenInfo{}, err
+	}
+	if info, ok := db.tokens.get(mac); ok {
+		return info, nil
+	}
+	return authn.TokenInfo{}, authn.ErrNoToken
 }
 
 // PutToken implements [authn.TokenStore]. It also forgets tokens that expired 30 days ago.

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets scripts run the command, and lets this binary be the command.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lychgate": main})
+}
+
+// TestScripts runs testdata/*.txtar: the specification of the command line, verb by verb.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", Setup: setupScript,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"ready": scriptReady, "example": scriptExample, "revoke": scriptRevoke, "gone": scriptGone},
+	})
+}
+
+// setupScript gives each script a gate's directory in $Q, as quickstart prepares it, with its tokens and with nothing running, and two
+// free addresses in $HTTPS and $ADMIN.
+func setupScript(env *testscript.Env) error {
+	https, err := scriptAddress()
+	if err != nil {
+		return err
+	}
+	admin, err := scriptAddress()
+	if err != nil {
+		return err
+	}
+	q := quickstart{dir: filepath.Join(env.WorkDir, "q"), https: https, admin: admin}
+	cfg, err := q.prepare()
+	if err != nil {
+		return err
+	}
+	g, err := newGate(context.Background(), cfg, quietLog())
+	if err != nil {
+		return err
+	}
+	if err := q.tokens(context.Background(), g); err != nil {
+		return err
+	}
+	env.Setenv("Q", q.dir)
+	env.Setenv("HTTPS", https)
+	env.Setenv("ADMIN", admin)
+	env.Setenv("GATE", q.url())
+	env.Setenv("CI", os.Getenv("CI"))
+	return g.close()
+}
+
+func scriptAddress() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return ln.Addr().String(), ln.Close()
+}
+
+// scriptReady waits until the gate that the script started answers.
+func scriptReady(ts *testscript.TestScript, _ bool, _ []string) {
+	deadline := time.Now().Add(time.Minute)
+	for time.Now().Before(deadline) {
+		res, err := http.Get("http://" + ts.Getenv("ADMIN") + "/readyz")
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("the gate did not come up")
+}
+
+// scriptExample writes the example cache to a directory and sets $HELLO, $SECRET and $APPLIANCE to the names of its archives.
+func scriptExample(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(writeExample(ts.MkAbs(args[0])))
+	for variable, recipe := range map[string]string{"HELLO": "hello-native", "SECRET": "secret-tool-native", "APPLIANCE": "appliance-native"} {
+		ts.Setenv(variable, exampleName(recipe, "populate_sysroot", exampleHash(recipe, "populate_sysroot")))
+	}
+}
+
+// scriptRevoke revokes the token with a note, by the id that list shows.
+func scriptRevoke(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("lychgate", "token", "list", "--json"))
+	var tokens []tokenLine
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &tokens))
+	for _, t := range tokens {
+		if t.Note == args[0] {
+			ts.Check(ts.Exec("lychgate", "token", "revoke", t.ID))
+			return
+		}
+	}
+	ts.Fatalf("no token has the note %q", args[0])
+}
+
+// scriptGone waits until whoami is refused.
+func scriptGone(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(time.Minute)
+	for ts.Exec("lychgate", append([]string{"whoami"}, args...)...) == nil {
+		if time.Now().After(deadline) {
+			ts.Fatalf("the token still works")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
