@@ -113,7 +113,7 @@ func (m *MemStore) put(r Record) Outcome {
 	case old.Digest != r.Digest:
 		return Kept
 	}
-	if !slices.ContainsFunc(old.Claims, func(c Claim) bool { return c.Statement == r.Claims[0].Statement }) {
+	if len(old.Claims) < MaxClaims && !slices.ContainsFunc(old.Claims, r.Claims[0].Repeats) {
 		// Clip forces a copy: readers hold the old slice.
 		old.Claims = append(slices.Clip(old.Claims), r.Claims[0])
 	}

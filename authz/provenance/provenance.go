@@ -34,6 +34,14 @@ type Claim struct {
 	Signer    string          // the identity that signed
 }
 
+// Repeats reports whether c says what other says, by the word of the same signer.
+func (c Claim) Repeats(other Claim) bool {
+	return c.Sources == other.Sources && c.Inputs == other.Inputs && c.Signer == other.Signer
+}
+
+// MaxClaims is how many claims a record has at most: every one is looked at before a reader is refused.
+const MaxClaims = 16
+
 // Record is what the gate holds about one published object.
 type Record struct {
 	Ref    artifact.Ref

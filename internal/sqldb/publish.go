@@ -140,12 +140,12 @@ func (w *publisher) insert(ctx context.Context, r *provenance.Record, key record
 
 // amend adds to record id what the claim of r, or the place of its bytes, has that the record has not.
 func (w *publisher) amend(ctx context.Context, r *provenance.Record, id, claim int64, place provenance.Place) error {
-	n, err := w.one(ctx, hasStatement, r.Claims[0].Statement[:], id)
+	nothing, err := w.one(ctx, addsNothing, claim, id, provenance.MaxClaims)
 	if err != nil {
 		return err
 	}
 	var newClaim, newPlace any // nil is NULL: nothing new
-	if n == 0 {
+	if nothing == 0 {
 		newClaim = claim
 	}
 	if place == provenance.Mirror && r.Place == provenance.Blob {

@@ -43,7 +43,9 @@ FROM records r WHERE r.key = ?`
 	insertRecord = `INSERT INTO records (key, digest, size, place, claim, writer, time, zone)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`
 	insertName   = "INSERT INTO names (zone, path, part, kind, record) VALUES (?, ?, ?, ?, ?)"
-	hasStatement = `SELECT count(*) FROM claims c WHERE c.statement = ?1 AND (
+	// addsNothing asks whether claim ?1 repeats one that record ?2 has, or the record has ?3 of them.
+	addsNothing = `SELECT count(*) >= ?3 OR coalesce(max(c.sources = n.sources AND c.inputs = n.inputs AND c.signer = n.signer), 0)
+FROM claims c, claims n WHERE n.id = ?1 AND (
     c.id = (SELECT claim FROM records WHERE id = ?2) OR c.id IN (SELECT claim FROM amendments WHERE record = ?2))`
 	insertAmendment = "INSERT INTO amendments (record, claim, place) VALUES (?, ?, ?)"
 	insertKept      = `INSERT INTO kept (record, digest, claim, size, writer, time) VALUES (?, ?, ?, ?, ?, ?)

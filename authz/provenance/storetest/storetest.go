@@ -34,6 +34,8 @@ func Run(t *testing.T, open func(t *testing.T) provenance.Store) {
 		{"zones are apart", testZones},
 		{"the same digest adds a claim", testConfirmed},
 		{"the same statement adds no claim", testSameStatement},
+		{"a claim that repeats one is not added", testRepeated},
+		{"claims are bounded", testMaxClaims},
 		{"a record once returned does not change", testSnapshot},
 		{"another digest keeps the first bytes", testKept},
 		{"one publication, three outcomes", testMixed},
@@ -207,6 +209,32 @@ func testSameStatement(t *testing.T, s provenance.Store) {
 	put(t, s, simple("a", 1, "bytes"), provenance.Confirmed)
 	put(t, s, simple("b", 1, "bytes"), provenance.Confirmed)
 	same(t, lookup(t, s, before.Ref), before)
+}
+
+func testRepeated(t *testing.T, s provenance.Store) {
+	put(t, s, simple("a", 1, "bytes"), provenance.Stored)
+	before := lookup(t, s, refOf("main", 1, artifact.Payload))
+	again := simple("a", 1, "bytes")
+	again.Envelope = []byte("signed again")
+	again.Records[0].Claims[0].Statement = digestOf("signed again")
+	put(t, s, again, provenance.Confirmed)
+	same(t, lookup(t, s, before.Ref), before)
+	if got, err := s.Envelope(t.Context(), digestOf("signed again")); err != nil || string(got) != "signed again" {
+		t.Fatalf("evidence: got %q, %v", got, err)
+	}
+}
+
+func testMaxClaims(t *testing.T, s provenance.Store) {
+	for i := range provenance.MaxClaims + 2 {
+		want := provenance.Confirmed
+		if i == 0 {
+			want = provenance.Stored
+		}
+		put(t, s, simple(fmt.Sprintf("a%d", i), 1, "bytes"), want)
+	}
+	if got := lookup(t, s, refOf("main", 1, artifact.Payload)); len(got.Claims) != provenance.MaxClaims {
+		t.Fatalf("%d claims, want %d", len(got.Claims), provenance.MaxClaims)
+	}
 }
 
 func testSnapshot(t *testing.T, s provenance.Store) {
