@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -208,7 +209,7 @@ type gate struct {
 // newGate puts the gateway together. Nothing listens yet.
 func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, error) {
 	journal, err := audit.Open(audit.Config{
-		Dir: string(cfg.Audit.Dir), Node: cfg.Node, Strict: cfg.Audit.Sync == "strict", SegmentBytes: int64(cfg.Audit.Segment),
+		Dir: string(cfg.Audit.Dir), Node: cfg.Node, Strict: cfg.Audit.Sync == "strict", SegmentBytes: int64(cfg.Audit.Segment), MinFree: int64(cfg.Audit.MinFree),
 		OnState: func(s audit.State) { logJournalState(log, s) },
 	})
 	if err != nil {
@@ -219,7 +220,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 		return nil, errors.Join(err, journal.Close())
 	}
 	g := &gate{decider: d, journal: journal}
-	if err := g.assemble(); err != nil {
+	if err := g.assemble(ctx); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
 	g.runners = append(g.runners, journal.Run, g.gateway.Run)
@@ -229,7 +230,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 // close releases what newGate opened, last opened first.
 func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
 
-func (g *gate) assemble() error {
+func (g *gate) assemble(ctx context.Context) error {
 	authenticator, err := g.authenticator()
 	if err != nil {
 		return err
@@ -245,6 +246,9 @@ func (g *gate) assemble() error {
 	blobs, err := upstream.NewDir(g.cfg.Blobs.Value)
 	if err != nil {
 		return fmt.Errorf("open the blob directory: %w", err)
+	}
+	if _, err := blobs.Sweep(ctx, time.Now().Add(-24*time.Hour)); err != nil {
+		return fmt.Errorf("sweep the blob directory: %w", err)
 	}
 	zones, err := servedZones(g.cfg)
 	if err != nil {

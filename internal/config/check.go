@@ -406,6 +406,7 @@ func (p *parser) checkBounds(c *Config) {
 	second, minute, hour := int64(time.Second), int64(time.Minute), int64(time.Hour)
 	bounds := []bound{
 		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size},
+		{"audit.min_free", int64(c.Audit.MinFree), 1 << 20, 1 << 40, size},
 		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},
 		{"limits.idle", int64(l.Idle), second, hour, duration},
 		{"limits.progress_window", int64(l.ProgressWindow), second, hour, duration},

@@ -208,6 +208,8 @@ type Audit struct {
 	Sync string `yaml:"sync"`
 	// Segment is the size at which a new file is begun. Default 64MiB.
 	Segment Size `yaml:"segment"`
+	// MinFree is the free space below which the journal's file system counts as full: nothing is served then. Default 64MiB.
+	MinFree Size `yaml:"min_free"`
 }
 
 // Limits bounds what a client may cost. What is a promise rather than a taste has no key: the age of permissions, the
@@ -251,7 +253,7 @@ func defaults() *Config {
 		State: "/var/lib/lychgate",
 		HTTPS: HTTPS{Listen: ":8443", Mount: "/sstate"},
 		Admin: Admin{Listen: "127.0.0.1:9443"},
-		Audit: Audit{Sync: "batch", Segment: 64 << 20},
+		Audit: Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute,
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,

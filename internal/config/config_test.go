@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 		Admin:  config.Admin{Listen: "127.0.0.1:9443"},
 		Zones:  []config.Zone{{Name: "main"}},
 		Forges: []config.Forge{{Name: "git.example.com", Type: "static", File: "/etc/lychgate/users.yaml"}},
-		Audit:  config.Audit{Dir: "/var/lib/lychgate/audit", Sync: "batch", Segment: 64 << 20},
+		Audit:  config.Audit{Dir: "/var/lib/lychgate/audit", Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: config.Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute, ProgressWindow: 30 * time.Second, ProgressRate: 1024,
 			Drain: 30 * time.Second, Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096,
