@@ -32,7 +32,7 @@ func (f *pushFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.audience, "audience", "", "the gate's own `URL`, as its configuration says; default: --gate")
 	cmd.Flags().StringVar(&f.builder, "builder", "", "`URI` of what builds; default: from the CI job's environment, else this host")
 	cmd.Flags().StringVar(&f.invocation, "invocation", "", "`URL` of this run; default: from the CI job's environment")
-	cmd.Flags().StringArrayVar(&f.layers, "layer", nil, "`DIR=URL@REV`: the repository of the layer whose files lie below DIR; may be repeated")
+	cmd.Flags().StringArrayVar(&f.layers, "layer", nil, "`DIR=URL@REV`: the repository of the layer whose files lie below DIR; file:// entries are found there by name and checksum; may be repeated")
 	cmd.Flags().StringVar(&f.extraFile, "extra-sources", "", "`file` with sources that SRC_URI does not name, such as submodules: a line RECIPE SRC_URI_ENTRY [REV] each")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 4, "transfers at once")
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be written, and from which sources; write nothing")
@@ -122,7 +122,7 @@ func pushMirror(ctx context.Context, r remote, f pushFlags, url string, p client
 func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p client.Progress) (*client.Report, error) {
 	opt := client.PushOptions{
 		Cache: cache, Zone: f.zone, Audience: f.audience, Builder: f.builder, Invocation: f.invocation,
-		InPlace: f.inPlace, DryRun: f.dryRun, Again: f.again, Jobs: f.jobs, Progress: p,
+		InPlace: f.inPlace, Again: f.again, Jobs: f.jobs, Progress: p,
 	}
 	if opt.Builder == "" {
 		opt.Builder, opt.Invocation = ciJob(os.Getenv, f.invocation)
@@ -131,12 +131,13 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 	if opt.Derive, err = f.derive(); err != nil {
 		return nil, err
 	}
-	if !f.dryRun {
-		if opt.Signer, err = client.LoadSigner(client.SignerOptions{
-			Key: f.key, Certificate: f.certificate, AgentSocket: os.Getenv("SSH_AUTH_SOCK"), Passphrase: askPassphrase,
-		}); err != nil {
-			return nil, &exitError{code: exitUsage, err: err}
-		}
+	if f.dryRun {
+		return client.Plan(ctx, opt)
+	}
+	if opt.Signer, err = client.LoadSigner(client.SignerOptions{
+		Key: f.key, Certificate: f.certificate, AgentSocket: os.Getenv("SSH_AUTH_SOCK"), Passphrase: askPassphrase,
+	}); err != nil {
+		return nil, &exitError{code: exitUsage, err: err}
 	}
 	c, err := r.open()
 	if err != nil {

@@ -22,15 +22,13 @@ type PushOptions struct {
 	Derive DeriveOptions
 
 	Zone       string            // to write to
-	Signer     provenance.Signer // signs the statements; may be nil with DryRun
+	Signer     provenance.Signer // signs the statements
 	Audience   string            // the gate's own URI, which statements name; default is the Config.Gate given to New
 	Builder    string            // URI of who runs such builds
 	Invocation string            // names the run, usually its URL; may be empty
 
 	// InPlace publishes objects whose bytes the zone's mirror already holds: they are read and signed, not uploaded.
 	InPlace bool
-	// DryRun derives, and asks and writes nothing.
-	DryRun bool
 	// Again signs objects that the gate already has, so that they get this statement too.
 	Again bool
 	// Jobs bounds files read and transfers at once; default 4.
@@ -40,37 +38,56 @@ type PushOptions struct {
 	Now      func() time.Time // default time.Now
 }
 
+// Plan derives what the objects of a cache were built from, and returns what Push would publish. It asks no gate.
+func Plan(ctx context.Context, opt PushOptions) (*Report, error) {
+	opt.complete("")
+	started := opt.Now()
+	derivation, err := opt.deriveAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := newReport(derivation)
+	r.plan(derivation)
+	r.Elapsed = opt.Now().Sub(started)
+	r.sort()
+	return r, nil
+}
+
 // Push derives what the objects of a cache were built from, and publishes them build by build, each with one signed
 // statement. Objects that the gate says are there are skipped. What was refused or could not be derived is in the Report;
 // the error is for what ended the whole push, and the Report then says how far it came.
 func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
-	if err := opt.complete(c); err != nil {
+	if err := opt.check(); err != nil {
 		return nil, err
 	}
+	opt.complete(c.gate)
 	started := opt.Now()
-	opt.Derive.Progress = opt.Progress
-	derivation, err := Derive(ctx, opt.Cache, opt.Derive)
+	derivation, err := opt.deriveAll(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &push{
 		PushOptions: opt, client: c, builds: derivation.Builds,
 		digests: newDigests(opt.Cache, opt.Jobs), transfers: make(chan struct{}, opt.Jobs),
-		report: newReport(derivation, opt),
+		report: newReport(derivation),
 	}
-	if !opt.DryRun {
-		err = p.run(ctx)
-	}
+	err = p.run(ctx)
 	p.report.Elapsed = opt.Now().Sub(started)
 	p.report.sort()
 	return p.report, err
 }
 
-func (o *PushOptions) complete(c *Client) error {
+func (o *PushOptions) deriveAll(ctx context.Context) (*Derivation, error) {
+	if o.Cache == nil {
+		return nil, errors.New("push needs a cache")
+	}
+	o.Derive.Progress = o.Progress
+	return Derive(ctx, o.Cache, o.Derive)
+}
+
+// check says what a write lacks.
+func (o *PushOptions) check() error {
 	switch {
-	case o.Cache == nil:
-		return errors.New("push needs a cache")
-	case o.DryRun:
 	case o.Zone == "":
 		return errors.New("push needs a zone to write to: give --zone")
 	case o.Signer == nil:
@@ -78,8 +95,13 @@ func (o *PushOptions) complete(c *Client) error {
 	case o.Builder == "":
 		return errors.New("push needs the builder's URI, which the statements name")
 	}
+	return nil
+}
+
+// complete sets the defaults.
+func (o *PushOptions) complete(gate string) {
 	if o.Audience == "" {
-		o.Audience = c.gate
+		o.Audience = gate
 	}
 	if o.Jobs <= 0 {
 		o.Jobs = 4
@@ -90,7 +112,6 @@ func (o *PushOptions) complete(c *Client) error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return nil
 }
 
 // push is one Push under way.

@@ -87,12 +87,13 @@ func TestImport(t *testing.T) {
 	g.matches(cache.files)
 }
 
-func TestDryRun(t *testing.T) {
-	g, cache := newFakeGate(t), twoRecipes(t)
-	c, _ := g.client()
-	r := mustPush(t, c, PushOptions{Cache: cache, DryRun: true})
-	if len(r.Plan) != 2 || len(g.requests) != 0 {
-		t.Errorf("report %+v, requests %v", r, g.requests)
+func TestPlan(t *testing.T) {
+	r, err := Plan(t.Context(), PushOptions{Cache: twoRecipes(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Plan) != 2 || !r.DryRun {
+		t.Errorf("report %+v", r)
 	}
 	var text strings.Builder
 	if err := r.WriteText(&text); err != nil {

@@ -40,17 +40,16 @@ type PlannedBuild struct {
 	Inputs  []string `json:"inputs"`
 }
 
-func newReport(d *Derivation, opt PushOptions) *Report {
-	r := &Report{
-		DryRun: opt.DryRun, Objects: d.Objects, Builds: len(d.Builds),
-		Underived: d.Underived, Notes: d.Notes, Ignored: d.Ignored,
+func newReport(d *Derivation) *Report {
+	return &Report{Objects: d.Objects, Builds: len(d.Builds), Underived: d.Underived, Notes: d.Notes, Ignored: d.Ignored}
+}
+
+// plan makes r the report of a dry run.
+func (r *Report) plan(d *Derivation) {
+	r.DryRun = true
+	for _, b := range d.Builds {
+		r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs())})
 	}
-	if opt.DryRun {
-		for _, b := range d.Builds {
-			r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs())})
-		}
-	}
-	return r
 }
 
 func sourceTexts(list []source.Source) []string {
