@@ -42,7 +42,7 @@ const (
 FROM records r WHERE r.key = ?`
 	insertRecord = `INSERT INTO records (key, digest, size, place, claim, writer, time, zone)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`
-	insertName   = "INSERT INTO names (zone, path, part, kind, record) VALUES (?, ?, ?, ?, ?)"
+	insertName = "INSERT INTO names (zone, path, part, kind, record) VALUES (?, ?, ?, ?, ?)"
 	// addsNothing asks whether claim ?1 repeats one that record ?2 has, or the record has ?3 of them.
 	addsNothing = `SELECT count(*) >= ?3 OR coalesce(max(c.sources = n.sources AND c.inputs = n.inputs AND c.signer = n.signer), 0)
 FROM claims c, claims n WHERE n.id = ?1 AND (
