@@ -119,7 +119,8 @@ func (s *Session) pendingStatement(u *upload) (*provenance.Verified, error) {
 	return s.gate.Verifier.Open(envelope)
 }
 
-// settle publishes every waiting statement of the owner whose subjects are all there. It returns what became of ref.
+// settle publishes every waiting statement of the owner whose subjects are all there; one that fails does not keep the others. It
+// returns what became of ref.
 func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref) (string, error) {
 	s.gate.settling.Lock()
 	defer s.gate.settling.Unlock()
@@ -128,21 +129,24 @@ func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref) (string,
 		objects[u.objects[0].name] = u
 	}
 	result := Pending
+	var failed error
 	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainStatement) {
 		r, err := s.settleOne(ctx, z, u, objects)
-		if err != nil {
-			return "", err
-		}
+		failed = errors.Join(failed, err)
 		for _, o := range r.Objects {
-			if o.Name == ref.Name() {
+			if o.Name == ref.Name() && result == Pending {
 				result = o.Result
 			}
 		}
 	}
+	if failed != nil {
+		return "", failed
+	}
 	return result, nil
 }
 
-// settleOne publishes one waiting statement if it can. A statement that is refused does not wait any longer.
+// settleOne publishes one waiting statement if it can, and takes the objects that it used out of objects. A statement that
+// is refused does not wait any longer.
 func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (CommitResult, error) {
 	v, err := s.pendingStatement(u)
 	if err != nil {
@@ -173,13 +177,14 @@ func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[
 	if err == nil {
 		for _, from := range used {
 			s.gate.staging.forget(from)
+			delete(objects, from.objects[0].name)
 		}
 	}
 	return result, err
 }
 
-// subject finds the bytes that a statement names: staged, or published already. It returns nil when they are still to
-// come.
+// subject finds the bytes that a statement names: staged, or published already where the owner may know of it. It returns nil
+// when they are still to come.
 func (s *Session) subject(ctx context.Context, z Zone, subject provenance.Subject, objects map[string]*upload) (*writeObject, *upload, error) {
 	ref, err := artifact.ParseName(z.Zone, subject.Name)
 	if err != nil {
@@ -191,7 +196,7 @@ func (s *Session) subject(ctx context.Context, z Zone, subject provenance.Subjec
 			return &writeObject{ref: ref, digest: digest, size: staged.offset(), path: staged.path, chunks: staged.chunks}, u, nil
 		}
 	}
-	if record, err := s.gate.Records.Lookup(ctx, ref); err == nil && record.Digest == subject.Digest {
+	if record, err := s.gate.Records.Lookup(ctx, ref); err == nil && record.Digest == subject.Digest && s.mayKnow(ctx, record) {
 		return &writeObject{ref: ref, digest: record.Digest, size: record.Size, place: record.Place}, nil, nil
 	}
 	return nil, nil, nil

@@ -42,7 +42,7 @@ func (o *stagedObject) restore() error {
 	if o.held < o.size {
 		return nil
 	}
-	f, err := os.Open(o.path)
+	f, err := os.OpenFile(o.path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}

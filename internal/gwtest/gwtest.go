@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/authn"
@@ -73,7 +75,9 @@ type Options struct {
 	Dir        string
 	Review     bool // add the zone "review", which has main as its base
 	JournalFS  audit.FS
-	Blobs      func(gateway.Blobs) gateway.Blobs // wraps the blob directory
+	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
+	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
+	Uploads    gateway.Limits                        // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -91,14 +95,19 @@ type Gate struct {
 	Static   *forge.Static
 	Policy   *policy.Engine
 	Gateway  *gateway.Gateway
-	Upstream *Spy // what was opened in blobs and mirror
-	Signer   provenance.Signer
+	Upstream *Spy              // what was opened in blobs and mirror
+	Signer   provenance.Signer // of "ci", which may sign for every zone
+	Outsider provenance.Signer // of "outsider", whose key is trusted and who may sign for none
+	Stranger provenance.Signer // whose key nobody trusts
 
 	mu    sync.Mutex // guards users
 	users map[string]*User
+	stop  func()
+	idle  []func() // close what clients keep open, which a gate that stops waits for
 }
 
-// New builds a gate and stops it when the test ends.
+// New builds a gate and stops it when the test ends. A gate in the directory of one that was stopped goes on where that one
+// was: the keys of its signers are the same.
 func New(t testing.TB, o Options) *Gate {
 	t.Helper()
 	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, Upstream: &Spy{}}
@@ -110,14 +119,23 @@ func New(t testing.TB, o Options) *Gate {
 	g.rules(o)
 	g.assemble(o)
 	stopped := g.serve(ctx, o)
-	t.Cleanup(func() {
+	g.stop = sync.OnceFunc(func() {
+		g.mu.Lock()
+		for _, closeIdle := range g.idle {
+			closeIdle()
+		}
+		g.mu.Unlock()
 		cancel()
 		stopped()
 		g.must(g.DB.Close(), "close the database")
 		g.must(g.Journal.Close(), "close the journal")
 	})
+	t.Cleanup(g.stop)
 	return g
 }
+
+// Stop lets the requests under way finish and stops the gate before its test ends.
+func (g *Gate) Stop() { g.stop() }
 
 func (g *Gate) must(err error, what string) {
 	g.T.Helper()
@@ -180,11 +198,9 @@ func (g *Gate) WriteForge(text string) {
 }
 
 func (g *Gate) assemble(o Options) {
-	_, private, err := ed25519.GenerateKey(nil)
-	g.must(err, "make a signing key")
-	g.Signer, err = provenance.NewKeySigner(private)
-	g.must(err, "make a signer")
-	verifier, err := provenance.NewVerifier(provenance.VerifierConfig{Keys: []provenance.PlainKey{{Identity: "ci", Key: private.Public()}}})
+	ci, outsider := g.signer("ci", &g.Signer), g.signer("outsider", &g.Outsider)
+	g.signer("stranger", &g.Stranger)
+	verifier, err := provenance.NewVerifier(provenance.VerifierConfig{Keys: []provenance.PlainKey{ci, outsider}})
 	g.must(err, "make a verifier")
 	dir, err := upstream.NewDir(g.mkdir("blobs"))
 	g.must(err, "open the blob directory")
@@ -196,6 +212,13 @@ func (g *Gate) assemble(o Options) {
 	if o.Mirror != nil {
 		main.Mirror = g.Upstream.watch(o.Mirror)
 	}
+	var journal gateway.Journal = g.Journal
+	if o.Journal != nil {
+		journal = o.Journal(journal)
+	}
+	if o.Uploads == (gateway.Limits{}) {
+		o.Uploads = gateway.Limits{ObjectBytes: 1 << 30, UploadObjects: 1000, OpenUploads: 64, UploadAge: time.Hour, EnvelopeBytes: 4 << 20, PresenceNames: 50000}
+	}
 	zones := []gateway.Zone{main}
 	if o.Review {
 		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main"}})
@@ -204,11 +227,21 @@ func (g *Gate) assemble(o Options) {
 	g.must(err, "make the certificate rules")
 	g.Gateway, err = gateway.New(gateway.Config{
 		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
-		Resolver: g.Forges, Journal: g.Journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
+		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Limits: gateway.Limits{ObjectBytes: 1 << 30, UploadObjects: 1000, OpenUploads: 64, UploadAge: time.Hour, EnvelopeBytes: 4 << 20, PresenceNames: 50000},
+		Limits: o.Uploads,
 	})
 	g.must(err, "make the gateway")
+}
+
+// signer makes the signer with a key that follows from its name, and returns what a verifier needs to know it.
+func (g *Gate) signer(name string, into *provenance.Signer) provenance.PlainKey {
+	seed := sha256.Sum256([]byte("signing key of " + name))
+	private := ed25519.NewKeyFromSeed(seed[:])
+	var err error
+	*into, err = provenance.NewKeySigner(private)
+	g.must(err, "make a signer")
+	return provenance.PlainKey{Identity: name, Key: private.Public()}
 }
 
 func (g *Gate) mkdir(name string) string {
@@ -261,7 +294,9 @@ func (w testWriter) Write(p []byte) (int, error) {
 type User struct {
 	Gate  *Gate
 	Token string
-	HTTP  *http.Client
+	HTTP  *http.Client // speaks HTTP/1.1
+
+	http2 *http.Transport // of Client
 }
 
 // As returns a user of the forge with a token of its own.
@@ -276,15 +311,41 @@ func (g *Gate) As(name string) *User {
 	g.must(err, "find the user "+name)
 	secret, _, err := g.Tokens.Mint(context.Background(), authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}, time.Hour, "test")
 	g.must(err, "mint a token")
-	g.users[name] = g.WithToken(secret.Reveal())
+	g.users[name] = g.withToken(secret.Reveal())
 	return g.users[name]
+}
+
+// Revoke ends the tokens of a user. As makes a new one.
+func (g *Gate) Revoke(name string) {
+	g.T.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.users, name)
+	tokens, err := g.Tokens.List(context.Background())
+	g.must(err, "list the tokens")
+	for _, token := range tokens {
+		if token.Principal.Name == name {
+			g.must(g.Tokens.Revoke(context.Background(), token.ID), "revoke a token")
+		}
+	}
 }
 
 // WithToken returns a user that shows any text as its token; "" shows none.
 func (g *Gate) WithToken(token string) *User {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.CA.Pool()}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: false}
-	g.T.Cleanup(transport.CloseIdleConnections)
-	return &User{Gate: g, Token: token, HTTP: &http.Client{Transport: transport}}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.withToken(token)
+}
+
+func (g *Gate) withToken(token string) *User {
+	return &User{Gate: g, Token: token, HTTP: &http.Client{Transport: g.transport(false)}, http2: g.transport(true)}
+}
+
+// transport returns connections of their own. g.mu is held.
+func (g *Gate) transport(http2 bool) *http.Transport {
+	t := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.CA.Pool()}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: http2}
+	g.idle = append(g.idle, t.CloseIdleConnections)
+	return t
 }
 
 // Response is an answer with its whole body.
@@ -327,9 +388,9 @@ func (u *User) Head(path string, headers ...string) *Response {
 	return u.Do(http.MethodHead, path, nil, headers...)
 }
 
-// Client returns the project's own client for this user.
+// Client returns the project's own client for this user. It speaks HTTP/2.
 func (u *User) Client() *client.Client {
-	c, err := client.New(client.Config{Gate: u.Gate.URL, Token: authn.NewSecret(u.Token), CA: u.Gate.CA.Pool()})
+	c, err := client.New(client.Config{Gate: u.Gate.URL, Token: authn.NewSecret(u.Token), Transport: u.http2})
 	u.Gate.must(err, "make a client")
 	return c
 }
@@ -364,11 +425,14 @@ func (g *Gate) Statement(objects []Object, sources ...string) *provenance.Statem
 }
 
 // Seal signs a statement as ci.
-func (g *Gate) Seal(st *provenance.Statement) []byte {
+func (g *Gate) Seal(st *provenance.Statement) []byte { return g.SealBy(st, g.Signer) }
+
+// SealBy signs a statement.
+func (g *Gate) SealBy(st *provenance.Statement, signer provenance.Signer) []byte {
 	g.T.Helper()
 	payload, err := st.Encode()
 	g.must(err, "encode the statement")
-	envelope, err := provenance.Seal(payload, g.Signer)
+	envelope, err := provenance.Seal(payload, signer)
 	g.must(err, "seal the statement")
 	return envelope
 }
@@ -418,4 +482,22 @@ func (g *Gate) Events() []audit.Event {
 		events = append(events, e)
 	}
 	return events
+}
+
+// NewSiginfo returns the siginfo of an object.
+func NewSiginfo(of Object) Object {
+	file := of.Name[strings.LastIndexByte(of.Name, ':')+1:]
+	_, task, _ := strings.Cut(file, "_")
+	task, _, _ = strings.Cut(task, ".")
+	return Object{Name: of.Name + ".siginfo", Content: Siginfo(task)}
+}
+
+// Siginfo returns what BitBake would write about a task, as far as the gate looks at it.
+func Siginfo(task string) []byte {
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	defer enc.Close()
+	return enc.EncodeAll([]byte(`{"task": "do_`+task+`", "runtaskdeps": [], "varvals": {}}`), nil)
 }
