@@ -4,355 +4,506 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/lychgate/lychgate/authz/artifact"
-	"github.com/lychgate/lychgate/authz/provenance"
-	"github.com/lychgate/lychgate/authz/source"
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/internal/client"
-	"github.com/lychgate/lychgate/internal/config"
-	"github.com/lychgate/lychgate/internal/sqldb"
 )
 
-// TestKill kills the gate with SIGKILL at random moments under mixed load, starts it again, and at the end lets an
-// independent checker compare what clients saw with the store, the records and the journal. KILL_CYCLES says how often;
-// make test-full sets 200.
+// TestKill kills the gate with SIGKILL at random moments under mixed load, starts it again, and lets an independent checker
+// compare what clients saw with the store, the records and the journal. KILL_CYCLES says how often; make test-full sets 200.
 func TestKill(t *testing.T) {
-	cycles := 8
+	t.Parallel()
+	cycles := 12
 	if text := os.Getenv("KILL_CYCLES"); text != "" {
 		var err error
 		if cycles, err = strconv.Atoi(text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	k := newKillRun(t)
+	k := &killRun{world: newWorld(t, buildBinary(t), nil), history: newHistory()}
+	began := time.Now()
 	for i := range cycles {
 		k.cycle(i)
 	}
-	k.check()
-	t.Logf("%d cycles: %d writes acknowledged, %d reads served, %d reads hidden", cycles, len(k.written), len(k.reads), k.hidden)
-	if len(k.written) == 0 || len(k.reads) == 0 || k.hidden == 0 {
-		t.Error("the load did not reach every kind of request")
+	e := k.finish()
+	for _, complaint := range e.complaints() {
+		t.Error(complaint)
 	}
+	k.demandLoad()
+	t.Logf("%d cycles in %s: %s", cycles, time.Since(began).Round(time.Second), e.summary())
 }
 
-// killRun is what clients remember over all cycles.
+// killRun kills a gate under load.
 type killRun struct {
-	t      *testing.T
-	binary string
-	q      quickstart
-	cfg    *config.Config
+	*world
+	*history
 
-	mu      sync.Mutex // guards what follows
-	written []killObject
-	reads   []killRead
-	hidden  int
-	next    int
+	mu   sync.Mutex // guards next
+	next int
+	slow slowUpload // the one upload that takes many cycles
 }
 
-// killObject is a write that the gate acknowledged.
-type killObject struct {
-	name   string
-	digest artifact.Digest
-}
-
-// killRead is bytes that a reader got.
-type killRead struct {
-	user, name string
-	whole      bool
-	digest     artifact.Digest // of what arrived, when it is whole
-}
-
-func newKillRun(t *testing.T) *killRun {
-	k := &killRun{t: t, binary: buildBinary(t)}
-	k.q = quickstart{dir: t.TempDir(), https: freeAddress(t), admin: freeAddress(t), out: io.Discard}
-	var err error
-	if k.cfg, err = k.q.prepare(); err != nil {
-		t.Fatal(err)
-	}
-	g, err := newGate(t.Context(), k.cfg, quietLog())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(k.q.tokens(t.Context(), g), g.close()); err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-// cycle starts the gate, loads it, and kills it.
+// cycle starts the gate, loads it, and kills it: mostly while it serves, at times while it starts.
 func (k *killRun) cycle(i int) {
 	k.t.Helper()
-	var log bytes.Buffer
-	cmd := exec.Command(k.binary, "serve", "--config", k.q.path("lychgate.yaml"))
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		k.t.Fatal(err)
+	p := k.launch()
+	if i%6 == 5 {
+		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // the random moment
+		p.kill()
+		return
 	}
+	p.await("the gate is ready", func() bool { status, _ := k.admin("/readyz"); return status == http.StatusOK })
+	k.checkStaging()
+	k.sample()
 	ctx, cancel := context.WithCancel(k.t.Context())
 	defer cancel()
-	if err := k.ready(ctx); err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		k.t.Fatalf("cycle %d: the gate did not come up: %v\n%s", i, err, log.String())
-	}
 	var load sync.WaitGroup
-	for w := range 3 {
-		load.Go(func() { k.writeLoad(ctx, w) })
+	for _, work := range []func(context.Context){
+		k.uploads, k.uploads, k.plainPuts, k.slowly, k.reads("alice"), k.reads("bob"), k.slowReads, k.checks("alice"), k.checks("bob"),
+	} {
+		load.Go(func() { work(ctx) })
 	}
-	for _, user := range []string{"alice", "alice", "bob"} {
-		load.Go(func() { k.readLoad(ctx, user) })
-	}
-	time.Sleep(time.Duration(rand.IntN(400)+20) * time.Millisecond) // the random moment
-	if err := cmd.Process.Kill(); err != nil {
-		k.t.Fatal(err)
-	}
-	_ = cmd.Wait()
+	time.Sleep(time.Duration(rand.IntN(600)) * time.Millisecond) // the random moment
+	p.kill()
 	cancel()
 	load.Wait()
+	if _, err := audit.Verify(k.t.Context(), string(k.cfg.Audit.Dir), audit.VerifyOptions{Live: true}); err != nil {
+		k.t.Errorf("cycle %d: %v", i, err)
+	}
 }
 
-// ready waits until the gate answers.
-func (k *killRun) ready(ctx context.Context) error {
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		res, err := http.Get("http://" + k.q.admin + "/readyz")
-		if err == nil {
-			res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				return nil
+// checkStaging demands that what an earlier start left half-made is gone: every upload that is left says what it is.
+func (k *killRun) checkStaging() {
+	for _, u := range k.stagedUploads() {
+		if _, err := os.Stat(k.q.path("state/staging/" + u + "/upload.json")); err != nil {
+			k.t.Errorf("the upload %s was left half-made: %v", u, err)
+		}
+	}
+}
+
+func (k *killRun) stagedUploads() []string {
+	entries, err := os.ReadDir(k.q.path("state/staging"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// sample asks a gate that has just started for some of what it acknowledged, and for what nobody ever wrote.
+func (k *killRun) sample() {
+	for _, user := range []string{"alice", "bob"} {
+		p := k.person(user)
+		for range 5 {
+			if i, ok := k.pick(); ok {
+				k.head(k.t.Context(), p, i.name, user == "alice" || !i.secret)
 			}
 		}
-		if time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(5 * time.Millisecond):
-		}
+		k.head(k.t.Context(), p, newItem("never-written"+strconv.Itoa(rand.Int()), 1, false).name, false)
 	}
 }
 
-func (k *killRun) client(user string) *client.Client {
-	r := remote{gate: k.q.url(), caFile: k.q.path("ca.pem"), tokenFile: k.q.path(user + ".token")}
-	c, err := r.open()
-	if err != nil {
-		k.t.Error(err)
-	}
-	return c
-}
-
-// writeLoad publishes objects until ctx ends, and notes what was acknowledged.
-func (k *killRun) writeLoad(ctx context.Context, worker int) {
-	signer, err := client.LoadSigner(client.SignerOptions{Key: k.q.path("ci.key")})
-	if err != nil {
-		k.t.Error(err)
-		return
-	}
-	c := k.client("ci")
-	for ctx.Err() == nil {
-		k.mu.Lock()
-		k.next++
-		n := k.next
-		k.mu.Unlock()
-		name, content := killContent(n)
-		err := publishOne(ctx, c, signer, k.q.url(), name, content)
-		if err != nil {
-			continue // killed, or refused after a restart: nothing was acknowledged
-		}
-		k.mu.Lock()
-		k.written = append(k.written, killObject{name, sha256.Sum256(content)})
-		k.mu.Unlock()
-	}
-}
-
-// killContent returns the n-th object: up to 300 KiB that follow from n.
-func killContent(n int) (string, []byte) {
-	h := sha256.Sum256([]byte(strconv.Itoa(n)))
-	hash := hex.EncodeToString(h[:])
-	content := bytes.Repeat(h[:], 1+int(h[0])*40)
-	return fmt.Sprintf("universal/%s/%s/sstate:kill%d-native:x86_64-linux:1.0:r0:x86_64:14:%s_populate_sysroot.tar.zst", hash[:2], hash[2:4], n, hash), content
-}
-
-// oneObject is a cache that holds one object.
-type oneObject struct {
-	name    string
-	content []byte
-}
-
-func (o oneObject) List(context.Context) (*client.Listing, error) {
-	return nil, errors.New("not a cache to list")
-}
-
-func (o oneObject) Open(_ context.Context, _ string, off int64) (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(o.content[off:])), nil
-}
-
-// publishOne is one signed write, step by step.
-func publishOne(ctx context.Context, c *client.Client, signer provenance.Signer, audience, name string, content []byte) error {
-	digest := artifact.Digest(sha256.Sum256(content))
-	up, err := c.Begin(ctx, "main", gateway.UploadRequest{Objects: []gateway.UploadObject{{Name: name, Size: int64(len(content)), SHA256: digest.Hex()}}})
-	if err != nil {
-		return err
-	}
-	upload := client.UploadSource{Name: name, Size: int64(len(content)), Digest: digest, Cache: oneObject{name, content}}
-	if _, err = c.UploadObject(ctx, up.ID, 0, upload); err != nil {
-		return err
-	}
-	st := &provenance.Statement{
-		Subjects: []provenance.Subject{{Name: name, Digest: digest, Size: int64(len(content))}},
-		Zone:     "main", Audience: audience, UploadID: up.ID, Recipe: "kill", Builder: "https://ci.example.com", IssuedAt: time.Now(),
-		Sources: []source.Source{source.Parse("git://git.example.com/teamA/secret-tool.git;protocol=https", strings.Repeat("a", 40))},
-	}
-	st.Inputs = st.Sources
-	payload, err := st.Encode()
-	if err != nil {
-		return err
-	}
-	envelope, err := provenance.Seal(payload, signer)
-	if err != nil {
-		return err
-	}
-	_, err = c.Commit(ctx, up.ID, envelope)
-	return err
-}
-
-// readLoad reads what was acknowledged, until ctx ends, and notes what arrived.
-func (k *killRun) readLoad(ctx context.Context, user string) {
-	c := k.client(user)
-	for ctx.Err() == nil {
-		k.mu.Lock()
-		var want killObject
-		if len(k.written) > 0 {
-			want = k.written[rand.IntN(len(k.written))]
-		}
-		k.mu.Unlock()
-		if want.name == "" {
-			time.Sleep(time.Millisecond)
-			continue
-		}
-		k.read(ctx, c, user, want.name)
-	}
-}
-
-func (k *killRun) read(ctx context.Context, c *client.Client, user, name string) {
-	var got bytes.Buffer
-	_, _, err := c.Get(ctx, "main", name, &got)
+// fresh returns an item that nobody has seen. A third is built from public sources only, and some are larger than what fits
+// into the buffers on the way.
+func (k *killRun) fresh() item {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	switch {
-	case err == nil || got.Len() > 0:
-		k.reads = append(k.reads, killRead{user, name, err == nil, sha256.Sum256(got.Bytes())})
-	case errors.Is(err, fs.ErrNotExist):
-		k.hidden++
-		if user == "alice" {
-			k.t.Errorf("alice was refused %s, which was acknowledged", name)
+	k.next++
+	size := 100 + rand.IntN(60<<10)
+	if k.next%60 == 1 {
+		size = 4 << 20
+	}
+	i := newItem(fmt.Sprintf("kill%d-native", k.next), size, k.next%3 != 0)
+	k.attempted(i, i.siginfo())
+	return i
+}
+
+// uploads publishes one to three objects at a time by begin, stage and commit. At times it tries other bytes under a name
+// that is taken.
+func (k *killRun) uploads(ctx context.Context) {
+	c, signer := k.client("ci"), k.signer()
+	for ctx.Err() == nil {
+		i := k.fresh()
+		items := []item{i, i.siginfo()}[:1+rand.IntN(2)]
+		if rand.IntN(3) == 0 {
+			other := k.fresh()
+			other.secret = i.secret
+			k.attempted(other)
+			items = append(items, other)
+		}
+		if taken, ok := k.pick(); ok && rand.IntN(6) == 0 {
+			items = []item{{name: taken.name, secret: taken.secret, content: []byte("other bytes " + strconv.Itoa(rand.Int()))}}
+			if strings.HasSuffix(taken.name, ".siginfo") {
+				continue // it would have to be one
+			}
+		}
+		result, err := k.publish(ctx, c, signer, items...)
+		if err != nil {
+			k.failed(ctx, err)
+			continue
+		}
+		for n, o := range result.Objects {
+			k.acknowledged(items[n], o.Result)
 		}
 	}
 }
 
-// check is the independent checker. It knows only what clients saw, the files, the records and the journal.
-func (k *killRun) check() {
-	t := k.t
-	t.Helper()
-	allowed := k.checkJournal()
-	db, err := sqldb.Open(t.Context(), sqldb.Config{Path: k.cfg.Database.Value})
+// failed complains of a refusal; a fault of the network or a 503 is what a kill looks like.
+func (h *history) failed(ctx context.Context, err error) {
+	var refused *client.Error
+	if ctx.Err() == nil && errors.As(err, &refused) && refused.Status < 500 {
+		h.complain("a good request was refused: %v", err)
+	}
+}
+
+// plainPuts publishes an archive, its siginfo and their statement as plain files, in any order. After a kill it sends all
+// again, as an upload script would.
+func (k *killRun) plainPuts(ctx context.Context) {
+	p, signer := k.person("ci"), k.signer()
+	for ctx.Err() == nil {
+		i := k.fresh()
+		items := []item{i, i.siginfo()}
+		envelope, err := k.statement(signer, "", items...)
+		if err != nil {
+			k.complain("%v", err)
+			return
+		}
+		k.putAll(ctx, p, items, append(items, item{name: i.name + gateway.StatementSuffix, content: envelope}))
+	}
+}
+
+func (k *killRun) putAll(ctx context.Context, p *person, items, files []item) {
+	last := 0
+	for _, n := range rand.Perm(len(files)) {
+		res, err := p.send(ctx, http.MethodPut, at(files[n].name), files[n].content)
+		if err != nil {
+			return
+		}
+		text, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		last = res.StatusCode
+		if last >= 400 && last < 500 {
+			k.complain("PUT %s: %d %s", files[n].name, last, text)
+		}
+	}
+	switch last {
+	case http.StatusCreated:
+		for _, i := range items {
+			k.acknowledged(i, "stored")
+		}
+	case http.StatusAccepted:
+		k.complain("%s and all that belongs to it were sent, and it still waits", items[0].name)
+	}
+}
+
+// slowUpload is an upload of one object that goes on over many lives of the gate.
+type slowUpload struct {
+	item      item
+	id        string
+	held      int64 // bytes that the gate said it holds
+	committed bool  // a commit was sent
+}
+
+// slowly adds to the slow upload until ctx ends.
+func (k *killRun) slowly(ctx context.Context) {
+	c := k.client("ci")
+	for ctx.Err() == nil {
+		if err := k.slowStep(ctx, c); err != nil {
+			k.failed(ctx, err)
+			return
+		}
+	}
+}
+
+// slowStep resumes the slow upload, or begins one, and carries it to its end.
+func (k *killRun) slowStep(ctx context.Context, c *client.Client) error {
+	s := &k.slow
+	if s.id == "" {
+		i := k.fresh()
+		i.content = bytes.Repeat(i.content[:100], 8<<10)
+		k.attempted(i)
+		up, err := begin(ctx, c, i)
+		if err != nil {
+			return err
+		}
+		*s = slowUpload{item: i, id: up.ID}
+	} else if gone, err := k.resume(ctx, c); err != nil || gone {
+		return err
+	}
+	p := k.person("ci")
+	for s.held < int64(len(s.item.content)) {
+		end := min(s.held+32<<10, int64(len(s.item.content)))
+		res, err := p.send(ctx, http.MethodPut, "/v1/uploads/"+s.id+"/0", s.item.content[s.held:end], "Upload-Offset", strconv.FormatInt(s.held, 10))
+		if err != nil {
+			return err
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusNoContent {
+			return fmt.Errorf("a piece was answered with %d", res.StatusCode)
+		}
+		s.held = end
+	}
+	envelope, err := k.statement(k.signer(), s.id, s.item)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	defer db.Close()
-	recorded := map[string]artifact.Digest{}
-	for r, err := range db.Records(t.Context()) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		recorded[r.Ref.Name()] = r.Digest
-		k.checkRecord(db, r)
+	s.committed = true
+	if _, err = c.Commit(ctx, s.id, envelope); err != nil {
+		return err
 	}
-	for _, w := range k.written {
-		if recorded[w.name] != w.digest {
-			t.Errorf("the acknowledged write of %s is lost: the record says %s", w.name, recorded[w.name])
-		}
-	}
-	served := map[string]int{}
-	for _, r := range k.reads {
-		served[r.user+" "+r.name]++
-		if r.user != "alice" {
-			t.Errorf("%s got bytes of %s", r.user, r.name)
-		}
-		if r.whole && r.digest != recorded[r.name] {
-			t.Errorf("%s got other bytes of %s than its record says", r.user, r.name)
-		}
-	}
-	for key, n := range served {
-		if allowed[key] < n {
-			t.Errorf("%d reads of %q were served, %d allow events are in the journal", n, key, allowed[key])
-		}
-	}
+	k.acknowledged(s.item, "stored")
+	*s = slowUpload{}
+	return nil
 }
 
-// checkJournal verifies the trail and counts its allow events by user and name.
-func (k *killRun) checkJournal() map[string]int {
-	t := k.t
-	t.Helper()
-	dir := string(k.cfg.Audit.Dir)
-	if _, err := audit.Verify(t.Context(), dir, audit.VerifyOptions{Live: true}); err != nil {
-		t.Error(err)
+// resume asks where to go on. An upload whose commit was sent may be gone: then it must have been published.
+func (k *killRun) resume(ctx context.Context, c *client.Client) (gone bool, err error) {
+	s := &k.slow
+	up, err := c.Upload(ctx, s.id)
+	var refused *client.Error
+	switch {
+	case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+		if !s.committed {
+			k.complain("the upload %s, of which %d bytes were held, is gone", s.id, s.held)
+		}
+		k.acknowledged(s.item, "stored")
+		*s = slowUpload{}
+		return true, nil
+	case err != nil:
+		return false, err
+	case up.Objects[0].Offset < s.held && !s.committed:
+		k.complain("%d bytes of the upload %s were acknowledged, %d are held", s.held, s.id, up.Objects[0].Offset)
 	}
-	allowed := map[string]int{}
-	published := map[string]bool{}
-	for e, err := range audit.Tail(t.Context(), dir, audit.TailOptions{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Kind == "decision" && e.Action == "read" && e.Decision.Verdict == "allow" {
-			allowed[e.Actor.Name+" "+e.Object.Path]++
-		}
-		if e.Kind == "write.publish" {
-			for _, o := range e.Objects {
-				published[o.Path] = true
+	k.resumed(s.held)
+	s.held = up.Objects[0].Offset
+	return false, nil
+}
+
+// reads returns a load that downloads what was acknowledged, whole or in part.
+func (k *killRun) reads(user string) func(context.Context) {
+	return func(ctx context.Context) {
+		p := k.person(user)
+		for ctx.Err() == nil {
+			if i, ok := k.pick(); !ok {
+				time.Sleep(time.Millisecond)
+			} else if rand.IntN(2) == 0 {
+				k.get(ctx, p, i, 0, 0)
+			} else {
+				k.get(ctx, p, i, rand.IntN(i.size), 0)
 			}
 		}
 	}
-	for _, w := range k.written {
-		if !published[w.name] {
-			t.Errorf("the acknowledged write of %s left no event", w.name)
-		}
-	}
-	return allowed
 }
 
-// checkRecord demands the bytes and the statement that a record promises.
-func (k *killRun) checkRecord(db *sqldb.DB, r provenance.Record) {
-	t := k.t
-	t.Helper()
-	h := r.Digest.Hex()
-	content, err := os.ReadFile(filepath.Join(k.cfg.Blobs.Value, "sha256", h[:2], h))
-	if err != nil || artifact.Digest(sha256.Sum256(content)) != r.Digest || int64(len(content)) != r.Size {
-		t.Errorf("the record of %s has no such bytes: %v", r.Ref.Name(), err)
+// slowReads reads the largest objects so slowly that a kill cuts the transfer.
+func (k *killRun) slowReads(ctx context.Context) {
+	p := k.person("alice")
+	for ctx.Err() == nil {
+		if i, ok := k.largest(); ok {
+			k.get(ctx, p, i, 0, time.Millisecond)
+		} else {
+			time.Sleep(time.Millisecond)
+		}
 	}
-	if len(r.Claims) == 0 {
-		t.Errorf("the record of %s has no claim", r.Ref.Name())
+}
+
+// get downloads an object from off on, and notes what arrived.
+func (k *killRun) get(ctx context.Context, p *person, i known, off int, pause time.Duration) {
+	var headers []string
+	if off > 0 {
+		headers = []string{"Range", fmt.Sprintf("bytes=%d-", off)}
+	}
+	res, err := p.send(ctx, http.MethodGet, at(i.name), nil, headers...)
+	if err != nil {
 		return
 	}
-	if _, err := db.Envelope(t.Context(), r.Claims[0].Statement); err != nil {
-		t.Errorf("the record of %s has no statement: %v", r.Ref.Name(), err)
+	defer res.Body.Close()
+	may := p.name == "alice" || !i.secret
+	switch res.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		digest, n, err := digestOf(res.Body, pause)
+		k.wasRead(killRead{user: p.name, name: i.name, off: int64(off), size: n, digest: digest, cut: err != nil})
+	case http.StatusNotFound:
+		k.wasTold(killVerdict{user: p.name, name: i.name, how: "get", want: may})
+	case http.StatusServiceUnavailable:
+	default:
+		k.complain("GET %s as %s: %s", i.name, p.name, res.Status)
+	}
+}
+
+// digestOf reads r, pausing between pieces, and returns the digest of what came before its end or its error.
+func digestOf(r io.Reader, pause time.Duration) (artifact.Digest, int64, error) {
+	h, buf, total := sha256.New(), make([]byte, 16<<10), int64(0)
+	for {
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		total += int64(n)
+		if err == io.EOF {
+			return artifact.Digest(h.Sum(nil)), total, nil
+		}
+		if err != nil {
+			return artifact.Digest(h.Sum(nil)), total, err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// checks returns a load of HEADs and of presence batches.
+func (k *killRun) checks(user string) func(context.Context) {
+	return func(ctx context.Context) {
+		p := k.person(user)
+		for ctx.Err() == nil {
+			i, ok := k.pick()
+			switch {
+			case !ok:
+				time.Sleep(time.Millisecond)
+			case rand.IntN(3) > 0:
+				k.head(ctx, p, i.name, user == "alice" || !i.secret)
+			default:
+				k.presence(ctx, p)
+			}
+		}
+	}
+}
+
+func (k *killRun) head(ctx context.Context, p *person, name string, want bool) {
+	res, err := p.send(ctx, http.MethodHead, at(name), nil)
+	if err != nil {
+		return
+	}
+	res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK, http.StatusNotFound:
+		k.wasTold(killVerdict{user: p.name, name: name, how: "head", present: res.StatusCode == http.StatusOK, want: want, etag: res.Header.Get("Etag")})
+	case http.StatusServiceUnavailable:
+	default:
+		k.complain("HEAD %s as %s: %s", name, p.name, res.Status)
+	}
+}
+
+// presence asks for a batch of acknowledged names and one that nobody wrote.
+func (k *killRun) presence(ctx context.Context, p *person) {
+	items := []known{newItem("never-written-either", 1, true).known()}
+	wants := []bool{false}
+	for range 1 + rand.IntN(20) {
+		if i, ok := k.pick(); ok {
+			items, wants = append(items, i), append(wants, p.name == "alice" || !i.secret)
+		}
+	}
+	k.ask(ctx, p, items, wants)
+}
+
+// ask sends a presence batch and notes the answers.
+func (k *killRun) ask(ctx context.Context, p *person, items []known, wants []bool) {
+	var names []string
+	for _, i := range items {
+		names = append(names, i.name)
+	}
+	res, err := p.send(ctx, http.MethodPost, "/v1/presence?zone=main", []byte(strings.Join(names, "\n")), "Content-Type", "text/plain")
+	if err != nil {
+		return
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		return
+	}
+	answers := strings.Fields(string(text))
+	if len(answers) != len(names) {
+		k.complain("%d answers to %d names", len(answers), len(names))
+		return
+	}
+	for n, a := range answers {
+		k.wasTold(killVerdict{user: p.name, name: names[n], how: "presence", present: a == "1", want: wants[n]})
+	}
+}
+
+// finish starts the gate once more, finishes what is unfinished, asks for every name that anybody ever tried to write, stops the gate
+// in good order, and collects the evidence.
+func (k *killRun) finish() *evidence {
+	k.t.Helper()
+	p := k.start()
+	k.checkStaging()
+	if k.slow.id != "" {
+		if err := k.slowStep(k.t.Context(), k.client("ci")); err != nil {
+			k.t.Errorf("the upload that survived %s cannot be finished: %v", k.slow.id, err)
+		}
+	}
+	k.checkResumable()
+	e := gather(k.world, k.history)
+	for _, user := range []string{"alice", "bob"} {
+		items := k.all()
+		wants := make([]bool, len(items))
+		for n, i := range items {
+			_, recorded := e.records[i.name]
+			wants[n] = recorded && (user == "alice" || !k.isSecret(i.name))
+		}
+		k.ask(k.t.Context(), k.person(user), items, wants)
+	}
+	p.stop()
+	return gather(k.world, k.history)
+}
+
+// checkResumable demands that every begun upload that is left can be asked for by its owner, and tells how many there are.
+func (k *killRun) checkResumable() {
+	c := k.client("ci")
+	for _, id := range k.stagedUploads() {
+		var meta struct {
+			Kind string `json:"kind"`
+		}
+		text, err := os.ReadFile(k.q.path("state/staging/" + id + "/upload.json"))
+		if err == nil {
+			err = json.Unmarshal(text, &meta)
+		}
+		if err == nil && meta.Kind == "begun" {
+			_, err = c.Upload(k.t.Context(), id)
+		}
+		if err != nil {
+			k.t.Errorf("the upload %s that was left cannot be resumed: %v", id, err)
+		}
+	}
+}
+
+// demandLoad fails a run whose load did not reach every kind of request: it would show nothing.
+func (k *killRun) demandLoad() {
+	h := k.history
+	counts := map[string]int{"acknowledged write": len(h.written), "resumed upload": h.resumes, "name that was kept": h.kept}
+	for _, r := range h.reads {
+		counts["read"]++
+		if r.cut {
+			counts["read that was cut"]++
+		}
+		if r.off > 0 {
+			counts["range"]++
+		}
+	}
+	for _, v := range h.verdicts {
+		counts[fmt.Sprintf("%s answered %t", v.how, v.present)]++
+	}
+	for _, want := range []string{
+		"acknowledged write", "resumed upload", "name that was kept", "read", "read that was cut", "range",
+		"head answered true", "head answered false", "presence answered true", "presence answered false", "get answered false",
+	} {
+		if counts[want] == 0 {
+			k.t.Errorf("the load brought about no %s", want)
+		}
 	}
 }
