@@ -358,13 +358,18 @@ func TestAuthenticateDoesNotAllocate(t *testing.T) {
 	tokens, _ := newTokens(t, new(tokentest.Memory))
 	secret, _ := mint(t, tokens)
 	credential, ctx := authn.Credential{Token: secret}, t.Context()
-	allocs := testing.AllocsPerRun(1000, func() {
+	authenticate := func() {
 		if _, err := tokens.Authenticate(ctx, credential); err != nil {
 			t.Fatal(err)
 		}
-	})
-	// The race detector makes sync.Pool forget; one forgotten HMAC is a handful of allocations.
-	if allocs > 4 {
+	}
+	// The race detector makes sync.Pool forget at random, and one forgotten HMAC is a handful of allocations: the best of
+	// many single runs is what counts.
+	allocs := testing.AllocsPerRun(1, authenticate)
+	for range 200 {
+		allocs = min(allocs, testing.AllocsPerRun(1, authenticate))
+	}
+	if allocs > 2 {
 		t.Fatalf("%v allocations", allocs)
 	}
 }

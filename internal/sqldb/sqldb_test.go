@@ -208,7 +208,11 @@ func TestRunFollowsAnotherHandle(t *testing.T) {
 	for gate.Len() < 3 {
 		<-tick.C // the test's own deadline ends a wait in vain
 	}
-	put(t, cli, publicationUnder("second", 0, 3))
+	second := publicationUnder("second", 0, 3)
+	for i := range second.Records {
+		second.Records[i].Claims[0].Signer = "ci-second" // another's word, or it would only repeat the first
+	}
+	put(t, cli, second)
 	for {
 		r, err := gate.Lookup(t.Context(), refOf(2))
 		if err != nil {
