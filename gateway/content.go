@@ -34,8 +34,12 @@ type Content struct {
 	failed  error
 }
 
+// Cutter is a writer whose Write another goroutine can end: Cut makes the one under way and every later one fail.
+type Cutter interface{ Cut() }
+
 // Copy writes length bytes from off on to w. Bytes that others could have changed are verified chunk by
-// chunk before they are written. It stops with ErrNotFound when the right to read is withdrawn on the way.
+// chunk before they are written. It stops with ErrNotFound when the right to read is withdrawn on the way, and does not wait for
+// a client that takes nothing if w is a [Cutter].
 func (c *Content) Copy(ctx context.Context, w io.Writer, off, length int64) error {
 	err := c.copy(ctx, w, off, length)
 	if err != nil && c.failed == nil {
@@ -45,6 +49,11 @@ func (c *Content) Copy(ctx context.Context, w io.Writer, off, length int64) erro
 }
 
 func (c *Content) copy(ctx context.Context, w io.Writer, off, length int64) error {
+	if length > copyBytes {
+		watched, stop := c.watch(ctx, w)
+		defer stop()
+		ctx = watched
+	}
 	r, err := c.open(ctx, off, length)
 	if err != nil {
 		return err
@@ -52,17 +61,13 @@ func (c *Content) copy(ctx context.Context, w io.Writer, off, length int64) erro
 	defer r.Close()
 	buf := c.session.gate.copyBuffers.Get().(*[]byte)
 	defer c.session.gate.copyBuffers.Put(buf)
-	checked := time.Now()
 	for length > 0 {
 		n, err := io.ReadFull(r, (*buf)[:min(length, int64(len(*buf)))])
 		if err != nil {
 			return fmt.Errorf("%w: read %s: %w", ErrUnavailable, c.Name, err)
 		}
-		if time.Since(checked) >= recheckEvery {
-			if err := c.recheck(ctx); err != nil {
-				return err
-			}
-			checked = time.Now()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		m, err := w.Write((*buf)[:n])
 		c.sent += int64(m)
@@ -72,6 +77,36 @@ func (c *Content) copy(ctx context.Context, w io.Writer, off, length int64) erro
 		}
 	}
 	return nil
+}
+
+// watch asks again every second, until stop is called, whether the principal may read. When it may not any more, the context that
+// watch returns ends with the reason, and w is cut.
+func (c *Content) watch(ctx context.Context, w io.Writer) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(recheckEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-watched.Done():
+				return
+			case <-tick.C:
+			}
+			err := c.recheck(watched)
+			if watched.Err() != nil {
+				return
+			}
+			if err != nil {
+				cancel(err)
+				if cutter, ok := w.(Cutter); ok {
+					cutter.Cut()
+				}
+				return
+			}
+		}
+	})
+	return watched, func() { cancel(nil); running.Wait() }
 }
 
 // recheck asks again whether the principal may read, with the credential it came with.

@@ -155,7 +155,9 @@ func reads(t testing.TB, u *gwtest.User, path string, content []byte) {
 }
 
 // unresolvable is a source that nobody can find.
-func unresolvable() source.Source { return source.Parse("git://${HOST}/x.git", strings.Repeat("a", 40)) }
+func unresolvable() source.Source {
+	return source.Parse("git://${HOST}/x.git", strings.Repeat("a", 40))
+}
 
 // eventually waits until ok reports true.
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -175,6 +175,9 @@ type lateHeader struct {
 	sent   bool
 }
 
+// Cut implements gateway.Cutter.
+func (l *lateHeader) Cut() { l.w.cut() }
+
 func (l *lateHeader) Write(p []byte) (int, error) {
 	if !l.sent {
 		l.sent = true

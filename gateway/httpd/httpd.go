@@ -114,7 +114,9 @@ func New(cfg Config) (*Server, error) {
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,
-		WriteTimeout:                 s.limits.ProgressWindow, // from the headers on; what takes longer extends it as it moves
+		// From the headers on; what takes longer extends them as it moves. Without the first, a body that was announced, and that
+		// nobody wants to read, would hold its connection for as long as it does not come.
+		ReadTimeout: s.limits.ProgressWindow, WriteTimeout: s.limits.ProgressWindow,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: s.limits.Streams},
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -153,14 +154,23 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 
 // pacedWriter is a response body that must keep moving.
 type pacedWriter struct {
-	w    io.Writer
-	ctl  *http.ResponseController
-	pace pace
-	set  time.Time
+	w     io.Writer
+	ctl   *http.ResponseController
+	pace  pace
+	set   time.Time
+	isCut atomic.Bool
 }
 
 func newPacedWriter(w http.ResponseWriter, l Limits) *pacedWriter {
 	return &pacedWriter{w: w, ctl: http.NewResponseController(w), pace: newPace(l)}
+}
+
+var errCut = errors.New("the right to read was withdrawn")
+
+// cut ends a Write under way, which may wait for a client that takes nothing, and forbids every later one.
+func (p *pacedWriter) cut() {
+	p.isCut.Store(true)
+	_ = p.ctl.SetWriteDeadline(time.Unix(1, 0)) // without it, the Write ends with its window
 }
 
 // piece is how much is written under one deadline: what the floor demands in a window moves in one.
@@ -178,6 +188,9 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 				return sent, err
 			}
 			p.set = deadline
+		}
+		if p.isCut.Load() { // asked after the deadline is set, which may have undone that of cut
+			return sent, errCut
 		}
 		n, err := p.w.Write(b[sent:min(len(b), sent+piece)])
 		sent += n

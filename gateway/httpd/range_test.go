@@ -25,23 +25,27 @@ import (
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
-// noise is size bytes that look like none before them.
-func noise(seed uint64, size int) []byte {
+// noise is size bytes that follow from seed.
+func noise(seed byte, size int) []byte {
 	b := make([]byte, size)
-	r := rand.NewChaCha8([32]byte{byte(seed)})
-	_, _ = r.Read(b)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
 	return b
+}
+
+// uploadRequest announces objects.
+func uploadRequest(objects ...gwtest.Object) (req gateway.UploadRequest) {
+	for _, o := range objects {
+		sum := sha256.Sum256(o.Content)
+		req.Objects = append(req.Objects, gateway.UploadObject{Name: o.Name, Size: int64(len(o.Content)), SHA256: hex.EncodeToString(sum[:])})
+	}
+	return req
 }
 
 // importAll publishes objects that lie in a directory which is the mirror of the gate.
 func importAll(t testing.TB, g *gwtest.Gate, objects ...gwtest.Object) {
 	t.Helper()
-	var req gateway.UploadRequest
+	req := uploadRequest(objects...)
 	req.InPlace = true
-	for _, o := range objects {
-		sum := sha256.Sum256(o.Content)
-		req.Objects = append(req.Objects, gateway.UploadObject{Name: o.Name, Size: int64(len(o.Content)), SHA256: hex.EncodeToString(sum[:])})
-	}
 	c := g.As("ci").Client()
 	up, err := c.Begin(context.Background(), "main", req)
 	if err != nil {
