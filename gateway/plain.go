@@ -32,45 +32,38 @@ func (s *Session) Put(ctx context.Context, zone, path string, body io.Reader) (s
 	if err != nil {
 		return "", &RequestError{Status: http.StatusBadRequest, Problem: "not an sstate name", Hint: "only names that BitBake makes can be published"}
 	}
+	var u *upload
 	if isStatement {
-		err = s.putStatement(z, body)
+		u, err = s.stageStatement(z, body)
 	} else {
-		err = s.putObject(z, ref, body)
+		u, err = s.stagePlain(z, plainObject, ref.Name(), body, s.gate.Limits.ObjectBytes)
 	}
 	if err != nil {
 		return "", err
 	}
-	return s.settle(ctx, z, ref)
+	return s.settle(ctx, z, ref, u)
 }
 
-// putObject stages one object, in the place of one of that name that waits already.
-func (s *Session) putObject(z Zone, ref artifact.Ref, body io.Reader) error {
-	u, err := s.stagePlain(z, plainObject, ref.Name(), body, s.gate.Limits.ObjectBytes)
-	if err != nil {
-		return err
-	}
-	for _, old := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
-		if old != u && old.objects[0].name == u.objects[0].name {
-			s.gate.staging.forget(old)
-		}
-	}
-	return nil
-}
-
-// putStatement stages a statement. One that can never be published is refused at once.
-func (s *Session) putStatement(z Zone, body io.Reader) error {
+// stageStatement stages a statement. One that can never be published is refused at once.
+func (s *Session) stageStatement(z Zone, body io.Reader) (*upload, error) {
 	u, err := s.stagePlain(z, plainStatement, "statement", body, s.gate.Limits.EnvelopeBytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := s.pendingStatement(u); err != nil {
+	envelope, err := waiting(u)
+	if err == nil {
+		if _, bad := s.gate.Verifier.Open(envelope); bad != nil {
+			err = refused("the statement is refused: "+bad.Error(), "sign it with a key that signers.allowed_signers lists")
+		}
+	}
+	if err != nil {
 		s.gate.staging.forget(u)
-		return refused("the statement is refused: "+err.Error(), "sign it with a key that signers.allowed_signers lists")
+		return nil, err
 	}
-	return nil
+	return u, nil
 }
 
-// stagePlain stages the body of a plain PUT and marks it complete.
+// stagePlain stages the body of a plain PUT.
 func (s *Session) stagePlain(z Zone, kind uploadKind, name string, body io.Reader, limit int64) (*upload, error) {
 	u, err := s.gate.staging.begin(uploadMeta{
 		ID: newUploadID(), Kind: kind, Owner: s.owner(), Zone: z.Name, Expires: s.gate.Now().Add(s.gate.Limits.UploadAge),
@@ -83,14 +76,28 @@ func (s *Session) stagePlain(z Zone, kind uploadKind, name string, body io.Reade
 	if err == nil && n == 0 {
 		err = &RequestError{Status: http.StatusBadRequest, Problem: "the body is empty", Hint: "BitBake refuses empty objects"}
 	}
-	if err == nil {
-		err = s.gate.staging.seal(u)
-	}
 	if err != nil {
 		s.gate.staging.forget(u)
 		return nil, err
 	}
 	return u, nil
+}
+
+// take seals a plain upload, which can be published from then on. An object takes the place of one of that name that waits already.
+func (s *Session) take(z Zone, u *upload) error {
+	if err := s.gate.staging.seal(u); err != nil {
+		s.gate.staging.forget(u)
+		return err
+	}
+	if u.Kind != plainObject {
+		return nil
+	}
+	for _, old := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
+		if old != u && old.objects[0].name == u.objects[0].name {
+			s.gate.staging.forget(old)
+		}
+	}
+	return nil
 }
 
 // seal notes the size and digest of a plain upload, from which on it is complete, also after a restart.
@@ -110,20 +117,23 @@ func (s *staging) seal(u *upload) error {
 	return nil
 }
 
-// pendingStatement reads a staged statement and checks its signature.
-func (s *Session) pendingStatement(u *upload) (*provenance.Verified, error) {
+// waiting reads a staged statement back.
+func waiting(u *upload) ([]byte, error) {
 	envelope, err := os.ReadFile(u.objects[0].path)
 	if err != nil {
-		return nil, err
+		return nil, unavailable("read back the statement", err)
 	}
-	return s.gate.Verifier.Open(envelope)
+	return envelope, nil
 }
 
-// settle publishes every waiting statement of the owner whose subjects are all there; one that fails does not keep the others. It
-// returns what became of ref.
-func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref) (string, error) {
+// settle takes u and publishes every waiting statement of the owner whose subjects are all there; one that fails does not keep the
+// others. It returns what became of ref. Nobody else publishes meanwhile, so that who sends the last part is told.
+func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref, u *upload) (string, error) {
 	s.gate.settling.Lock()
 	defer s.gate.settling.Unlock()
+	if err := s.take(z, u); err != nil {
+		return "", err
+	}
 	objects := map[string]*upload{}
 	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
 		objects[u.objects[0].name] = u
@@ -148,14 +158,14 @@ func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref) (string,
 // settleOne publishes one waiting statement if it can, and takes the objects that it used out of objects. A statement that
 // is refused does not wait any longer.
 func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (CommitResult, error) {
-	v, err := s.pendingStatement(u)
+	envelope, err := waiting(u)
+	if err != nil {
+		return CommitResult{}, err
+	}
+	v, err := s.gate.Verifier.Open(envelope)
 	if err != nil {
 		s.gate.staging.forget(u)
 		return CommitResult{}, refused("a waiting statement is refused: "+err.Error(), "send it again")
-	}
-	envelope, err := os.ReadFile(u.objects[0].path)
-	if err != nil {
-		return CommitResult{}, unavailable("read back the statement", err)
 	}
 	w := &write{session: s, zone: z, maxAge: s.gate.Limits.UploadAge, envelope: envelope}
 	var used []*upload

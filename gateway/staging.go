@@ -59,6 +59,9 @@ type uploadMeta struct {
 	Objects []stagedEntry `json:"objects"`
 }
 
+// metaName is the file of an upload's directory that holds its uploadMeta.
+const metaName = "upload.json"
+
 // stagedEntry is what was announced of one object.
 type stagedEntry struct {
 	Name   string `json:"name"`
@@ -94,7 +97,7 @@ func openStaging(dir string, limits Limits, now func() time.Time) (*staging, err
 
 // load reads one upload back.
 func (s *staging) load(id string) (*upload, error) {
-	text, err := os.ReadFile(filepath.Join(s.dir, id, "upload.json"))
+	text, err := os.ReadFile(filepath.Join(s.dir, id, metaName))
 	if err != nil {
 		return nil, err
 	}
@@ -109,12 +112,15 @@ func (s *staging) load(id string) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
+	u.complete = m.Kind != begun
 	for _, o := range u.objects {
 		if err := o.restore(); err != nil {
 			return nil, err
 		}
+		if _, done := o.complete(); u.complete && !done {
+			return nil, errors.New("a plain upload that was not completed, or half removed")
+		}
 	}
-	u.complete = m.Kind != begun // a plain upload that is not complete cannot be restored
 	return u, nil
 }
 
@@ -197,13 +203,15 @@ func (s *staging) plain(owner, zone string, kind uploadKind) []*upload {
 	return found
 }
 
-// forget removes an upload and its bytes. What cannot be removed now goes with the next start.
+// forget removes an upload and its bytes. What cannot be removed now goes with the next start: without its upload.json, which goes
+// first, an upload is half-made.
 func (s *staging) forget(u *upload) {
 	s.mu.Lock()
 	if s.uploads[u.ID] == u {
 		delete(s.uploads, u.ID)
 	}
 	s.mu.Unlock()
+	_ = os.Remove(filepath.Join(u.dir, metaName))
 	_ = os.RemoveAll(u.dir)
 }
 
@@ -240,7 +248,7 @@ func (u *upload) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(u.dir, "upload.json"), text)
+	return writeFile(filepath.Join(u.dir, metaName), text)
 }
 
 // writeFile replaces path with data, all or nothing.

@@ -79,18 +79,21 @@ type world struct {
 	ca     *x509.CertPool
 }
 
-// newWorld prepares a world. edit, when it is not nil, changes the configuration before anything reads it.
+// newWorld prepares a world. edit, when it is not nil, changes the configuration, and what it likes in the directory, before there is
+// anything in it.
 func newWorld(t *testing.T, binary string, edit func(dir, text string) string) *world {
 	t.Helper()
 	w := &world{t: t, binary: binary}
 	w.q = quickstart{dir: t.TempDir(), https: freeAddress(t), admin: freeAddress(t), out: io.Discard}
-	if _, err := w.q.prepare(); err != nil {
+	text := w.q.config()
+	if edit != nil {
+		text = edit(w.q.dir, text)
+	}
+	_, err := w.q.prepare()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if edit != nil {
-		w.configure(edit(w.q.dir, w.q.config()))
-	}
-	var err error
+	w.configure(text)
 	if w.cfg, err = config.Load(w.q.path("lychgate.yaml")); err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +107,12 @@ func newWorld(t *testing.T, binary string, edit func(dir, text string) string) *
 	if err := g.close(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(w.q.path("ca.pem"))
+	pem, err := os.ReadFile(w.q.path("ca.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.ca = x509.NewCertPool()
-	w.ca.AppendCertsFromPEM(text)
+	w.ca.AppendCertsFromPEM(pem)
 	return w
 }
 

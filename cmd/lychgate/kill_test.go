@@ -199,8 +199,10 @@ func (k *killRun) putAll(ctx context.Context, p *person, items, files []item) {
 		}
 		text, _ := io.ReadAll(res.Body)
 		res.Body.Close()
-		last = res.StatusCode
-		if last >= 400 && last < 500 {
+		if last = res.StatusCode; last >= 500 {
+			return // it cannot write just now
+		}
+		if last >= 400 {
 			k.complain("PUT %s: %d %s", files[n].name, last, text)
 		}
 	}
