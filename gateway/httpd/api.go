@@ -20,34 +20,35 @@ const (
 	commitTimeout = time.Hour
 )
 
-// api answers everything below /v1 and returns the route's name for metrics.
-func (h *handler) api(segments []string) string {
+// api answers everything below /v1 and notes the route's name, for metrics.
+func (h *handler) api(segments []string, name *string) {
 	last := len(segments) - 1
 	path, query, _ := strings.Cut(segments[last], "?")
 	segments[last] = path
 	switch {
 	case match(segments, "v1", "presence"):
+		*name = "presence"
 		h.only(http.MethodPost, func() { h.presence(query) })
-		return "presence"
 	case query != "":
 		notFound(h.w)
-		return "other"
 	case match(segments, "v1", "whoami"):
+		*name = "whoami"
 		h.only(http.MethodGet, h.whoami)
-		return "whoami"
 	case match(segments, "v1", "zones", "*", "uploads"):
+		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })
 	case match(segments, "v1", "uploads", "*"):
+		*name = "upload"
 		h.upload(segments[2])
 	case match(segments, "v1", "uploads", "*", "commit"):
+		*name = "upload"
 		h.only(http.MethodPost, func() { h.commit(segments[2]) })
 	case match(segments, "v1", "uploads", "*", "*"):
+		*name = "upload"
 		h.only(http.MethodPut, func() { h.stage(segments[2], segments[3]) })
 	default:
 		notFound(h.w)
-		return "other"
 	}
-	return "upload"
 }
 
 // match compares segments with a pattern whose "*" stands for any one segment.
@@ -73,9 +74,10 @@ func (h *handler) only(method string, f func()) {
 
 // presence answers a batch: JSON for JSON, else a line a name.
 func (h *handler) presence(query string) {
+	names := h.server.gate.Limits.PresenceNames
 	if mediaType(h.r) == "application/json" {
 		var req gateway.PresenceRequest
-		if !h.read(&req) {
+		if !h.read(&req, names+1) {
 			return
 		}
 		if present, ok := h.present(req.Zone, req.Names); ok {
@@ -89,17 +91,27 @@ func (h *handler) presence(query string) {
 		return
 	}
 	body, ok := h.readAll(maxAPIBody)
-	if !ok {
+	if !ok || !h.bounded(body, "\n", names) {
 		return
 	}
 	text := strings.TrimSuffix(string(body), "\n")
-	var names []string
+	var lines []string
 	if text != "" {
-		names = strings.Split(text, "\n")
+		lines = strings.Split(text, "\n")
 	}
-	if present, ok := h.present(values.Get("zone"), names); ok {
+	if present, ok := h.present(values.Get("zone"), lines); ok {
 		h.lines(present)
 	}
+}
+
+// bounded refuses a body with more separators than its limit allows elements, before anything is made of it: a few
+// megabytes of empty elements would make a gigabyte of structs.
+func (h *handler) bounded(body []byte, separator string, limit int) bool {
+	if bytes.Count(body, []byte(separator)) <= limit {
+		return true
+	}
+	h.mistake(&gateway.RequestError{Status: http.StatusRequestEntityTooLarge, Problem: "the body lists too much at once", Hint: "split it"})
+	return false
 }
 
 func (h *handler) present(zone string, names []string) ([]bool, bool) {
@@ -137,7 +149,7 @@ func (h *handler) whoami() {
 
 func (h *handler) begin(zone string) {
 	var req gateway.UploadRequest
-	if !h.read(&req) {
+	if !h.read(&req, 3*h.server.gate.Limits.UploadObjects+1) { // an object has three members
 		return
 	}
 	up, err := h.session.Begin(h.r.Context(), zone, req)
@@ -189,11 +201,6 @@ func (h *handler) commit(id string) {
 	if !ok {
 		return
 	}
-	// An import's commit reads every byte in the mirror before it is answered.
-	if err := http.NewResponseController(h.w).SetWriteDeadline(time.Now().Add(commitTimeout)); err != nil {
-		h.fail(err)
-		return
-	}
 	result, err := h.session.Commit(h.r.Context(), id, envelope)
 	if err != nil {
 		h.failAPI(err)
@@ -202,10 +209,11 @@ func (h *handler) commit(id string) {
 	h.reply(http.StatusCreated, result)
 }
 
-// read decodes a JSON body: exact member names, no unknown ones, no duplicates, valid UTF-8.
-func (h *handler) read(into any) bool {
+// read decodes a JSON body: exact member names, no unknown ones, no duplicates, valid UTF-8, and as many commas at most. What
+// is sent here has none in its texts.
+func (h *handler) read(into any, commas int) bool {
 	body, ok := h.readAll(maxAPIBody)
-	if !ok {
+	if !ok || !h.bounded(body, ",", commas) {
 		return false
 	}
 	if err := json.Unmarshal(body, into, json.RejectUnknownMembers(true)); err != nil {
@@ -215,7 +223,14 @@ func (h *handler) read(into any) bool {
 	return true
 }
 
+// readAll reads a body into memory, of which one principal may hold only so many at once.
 func (h *handler) readAll(limit int64) ([]byte, bool) {
+	key := h.session.Principal().Key()
+	if !h.server.bodies.enter(key) {
+		busy(h.w)
+		return nil, false
+	}
+	defer h.server.bodies.leave(key)
 	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
 	var tooLarge *http.MaxBytesError
 	switch {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lychgate/lychgate/gateway"
@@ -41,10 +42,13 @@ type Limits struct {
 	DrainTimeout         time.Duration // for requests under way when the server stops
 }
 
-// DefaultLimits returns the limits of DESIGN section 8.
+// bodiesPerPrincipal is how many bodies of up to 16 MiB one principal may have in memory.
+const bodiesPerPrincipal = 32
+
+// DefaultLimits returns the limits that the documentation promises.
 func DefaultLimits() Limits {
 	return Limits{
-		Conns: 10000, ConnsPerAddress: 1024, RequestsPerPrincipal: 512, Streams: 100,
+		Conns: 10000, ConnsPerAddress: 4096, RequestsPerPrincipal: 4096, Streams: 100,
 		HeaderTimeout: 5 * time.Second, IdleTimeout: 60 * time.Second,
 		ProgressWindow: 30 * time.Second, ProgressBytes: 30 << 10,
 		HeaderBytes: 16 << 10, EnvelopeBytes: 4 << 20, DrainTimeout: 30 * time.Second,
@@ -92,7 +96,10 @@ type Server struct {
 	observe  func(Observation)
 	log      *slog.Logger
 	http     *http.Server
-	inFlight *counter
+	inFlight *counter // requests by principal
+	bodies   *counter // of them, those whose body is being read into memory
+
+	handlers sync.WaitGroup
 }
 
 // New checks cfg and returns a server that Serve starts.
@@ -110,7 +117,7 @@ func New(cfg Config) (*Server, error) {
 	if s.observe == nil {
 		s.observe = func(Observation) {}
 	}
-	s.inFlight = newCounter(s.limits.RequestsPerPrincipal)
+	s.inFlight, s.bodies = newCounter(s.limits.RequestsPerPrincipal), newCounter(bodiesPerPrincipal)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,
@@ -125,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Serve answers connections of ln until ctx ends, then lets the requests under way finish, for as long as
-// Limits.DrainTimeout allows. It closes ln.
+// Limits.DrainTimeout allows, and cuts the rest. When it returns, no request is being answered. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	failed := make(chan error, 1)
 	go func() { failed <- s.http.ServeTLS(newLimitedListener(ln, s.limits), "", "") }()
@@ -136,8 +143,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.DrainTimeout)
 	defer cancel()
-	if err := s.http.Shutdown(drain); err != nil {
-		return errors.Join(err, s.http.Close())
+	err := s.http.Shutdown(drain)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("requests are cut: they did not finish in time", "drain", s.limits.DrainTimeout)
+		err = s.http.Close()
 	}
-	return nil
+	s.handlers.Wait()
+	return err
 }

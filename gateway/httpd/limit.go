@@ -77,11 +77,22 @@ func (l *limitedListener) admit(address string) (leave func(), ok bool) {
 	return func() { l.each.leave(address); l.all.leave("") }, true
 }
 
+// addressOf returns what connections are counted by: an IPv4 address, or the /64 of an IPv6 one, which is one host's to
+// choose from.
 func addressOf(conn net.Conn) string {
-	if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-		return a.Addr().Unmap().String()
+	a, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return ""
 	}
-	return ""
+	ip := a.Addr().Unmap()
+	if ip.Is4() {
+		return ip.String()
+	}
+	network, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return ""
+	}
+	return network.String()
 }
 
 type limitedConn struct {
@@ -97,7 +108,8 @@ func (c *limitedConn) Close() error {
 
 var errSlow = errors.New("the body moves too slowly")
 
-// pace demands that in each window at least floor bytes move.
+// pace demands that in each window at least floor bytes move. A peer that stops is noticed at the deadline, a window after the
+// one it stopped in; the deadline is never the window's own end, where a steady peer would be caught in the middle of a read.
 type pace struct {
 	window time.Duration
 	floor  int64
@@ -109,21 +121,23 @@ func newPace(l Limits) pace {
 	return pace{window: l.ProgressWindow, floor: l.ProgressBytes, ends: time.Now().Add(l.ProgressWindow)}
 }
 
-// step counts n bytes and returns the deadline for the next.
-func (p *pace) step(n int) (time.Time, error) {
-	p.moved += int64(n)
-	now := time.Now()
-	if now.Before(p.ends) {
-		return p.ends, nil
+// step returns the deadline for the next read or write.
+func (p *pace) step() (time.Time, error) {
+	if now := time.Now(); !now.Before(p.ends) {
+		if p.moved < p.floor {
+			return now, errSlow
+		}
+		p.moved, p.ends = 0, now.Add(p.window)
 	}
-	if p.moved < p.floor {
-		return now, errSlow
-	}
-	p.moved, p.ends = 0, now.Add(p.window)
-	return p.ends, nil
+	return p.ends.Add(p.window), nil
 }
 
-// pacedReader is a request body that must keep moving. As it moves, so does the deadline of the answer.
+// workTimeout is how long an answer may take once the whole body is there: the commit of an import reads every byte in the
+// mirror first.
+const workTimeout = time.Hour
+
+// pacedReader is a request body that must keep moving. As it moves, so does the deadline of the answer; once it is all there,
+// the answer has workTimeout.
 type pacedReader struct {
 	r    io.Reader
 	ctl  *http.ResponseController
@@ -136,7 +150,7 @@ func newPacedReader(w http.ResponseWriter, r io.Reader, l Limits) *pacedReader {
 }
 
 func (p *pacedReader) Read(b []byte) (int, error) {
-	deadline, err := p.pace.step(0)
+	deadline, err := p.pace.step()
 	if err != nil {
 		return 0, err
 	}
@@ -149,6 +163,11 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 	}
 	n, err := p.r.Read(b)
 	p.pace.moved += int64(n)
+	if err == io.EOF {
+		if err := p.ctl.SetWriteDeadline(time.Now().Add(workTimeout)); err != nil {
+			return n, err
+		}
+	}
 	return n, err
 }
 
@@ -179,7 +198,7 @@ const piece = 32 << 10
 func (p *pacedWriter) Write(b []byte) (int, error) {
 	sent := 0
 	for sent < len(b) {
-		deadline, err := p.pace.step(0)
+		deadline, err := p.pace.step()
 		if err != nil {
 			return sent, err
 		}

@@ -19,36 +19,44 @@ const maxTarget = 2048
 // serve is the whole of a request: who, what, answer. A credential is asked for before the path is looked at,
 // so that the path makes no difference to who has none.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	rw := &response{ResponseWriter: w, status: http.StatusOK}
-	route := s.route(rw, r)
-	s.observe(Observation{Route: route, Method: knownMethod(r.Method), Status: rw.status, Took: time.Since(began)})
+	s.handlers.Add(1)
+	defer s.handlers.Done()
+	o := Observation{Method: knownMethod(r.Method)}
+	began, rw := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
+	defer func() { // also when a transfer is broken off by a panic
+		o.Status, o.Took = rw.status, time.Since(began)
+		s.observe(o)
+	}()
+	s.route(rw, r, &o.Route)
 }
 
-func (s *Server) route(w *response, r *http.Request) string {
+// route finds what answers r, notes its name, and lets it answer.
+func (s *Server) route(w *response, r *http.Request, name *string) {
+	*name = "other"
 	setCommonHeaders(w.Header())
 	session, err := s.gate.Session(r.Context(), door(r), credential(r))
 	if err != nil {
 		s.refuse(w, err)
-		return "other"
+		return
 	}
-	key := session.Principal().Forge + "/" + session.Principal().ID
+	key := session.Principal().Key()
 	if !s.inFlight.enter(key) {
 		busy(w)
-		return "other"
+		return
 	}
 	defer s.inFlight.leave(key)
 	segments, ok := target(r)
 	if !ok {
 		answer(w, http.StatusBadRequest, "bad request target")
-		return "other"
+		return
 	}
 	h := handler{server: s, session: session, w: w, r: r}
 	if zone, path, ok := s.artifactPath(segments); ok {
+		*name = "artifact"
 		h.artifact(zone, path)
-		return "artifact"
+		return
 	}
-	return h.api(segments)
+	h.api(segments, name)
 }
 
 // handler answers one request of one session.
