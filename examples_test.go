@@ -1,7 +1,9 @@
 package lychgate_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -79,19 +81,21 @@ func TestExamplePolicy(t *testing.T) {
 	}
 }
 
-// TestExampleCommands: what the unit and the CI job run are verbs and flags of the command.
-func TestExampleCommands(t *testing.T) {
+// jobScript returns what the example's CI job runs.
+func jobScript(t *testing.T) []string {
+	t.Helper()
 	var jobs map[string]struct {
-		Script      []string `yaml:"script"`
-		AfterScript []string `yaml:"after_script"`
+		Script []string `yaml:"script"`
 	}
 	if err := yaml.Unmarshal(example(t, "gitlab-ci.yml"), &jobs); err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
-	for _, job := range jobs {
-		lines = slices.Concat(lines, job.Script, job.AfterScript)
-	}
+	return jobs["build-main"].Script
+}
+
+// TestExampleCommands: what the unit and the CI job run are verbs and flags of the command.
+func TestExampleCommands(t *testing.T) {
+	lines := jobScript(t)
 	for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, "systemd/lychgate.service")), -1) {
 		lines = append(lines, m[1])
 	}
@@ -103,6 +107,41 @@ func TestExampleCommands(t *testing.T) {
 	}
 	if checked != 2 {
 		t.Errorf("%d commands were checked", checked)
+	}
+}
+
+// TestExampleJob runs the CI job as a runner would, with stubs for BitBake and the push: it pushes in any case, and fails
+// when the build failed or the push was refused.
+func TestExampleJob(t *testing.T) {
+	for _, tc := range []struct{ build, push, want int }{
+		{0, 0, 0},
+		{0, 3, 0},
+		{0, 1, 1},
+		{1, 0, 1},
+		{1, 3, 1},
+		{1, 1, 1},
+	} {
+		dir := t.TempDir()
+		for name, text := range map[string]string{
+			"token":             "machine gate.example.com\n",
+			"oe-init-build-env": "cd .\n",
+			"bitbake":           fmt.Sprintf("#!/bin/sh\nexit %d\n", tc.build),
+			"lychgate":          fmt.Sprintf("#!/bin/sh\necho \"$@\" >pushed\nexit %d\n", tc.push),
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-c", strings.Join(jobScript(t), "\n"))
+		cmd.Dir = dir
+		cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin", "NETRC=token", "SSTATE=sstate-cache", "SIGNING_KEY=key"}
+		out, _ := cmd.CombinedOutput() // the exit code is looked at below
+		if got := cmd.ProcessState.ExitCode(); got != tc.want {
+			t.Errorf("build %d, push %d: exit code %d, want %d\n%s", tc.build, tc.push, got, tc.want, out)
+		}
+		if args, err := os.ReadFile(filepath.Join(dir, "pushed")); err != nil || !strings.HasPrefix(string(args), "push sstate-cache ") {
+			t.Errorf("build %d, push %d: pushed %q, %v", tc.build, tc.push, args, err)
+		}
 	}
 }
 
