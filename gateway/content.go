@@ -26,7 +26,8 @@ const recheckEvery = time.Second
 type Content struct {
 	Object
 	session *Session
-	zone    Zone
+	asked   artifact.Ref // what was asked for; the record may be in a base of its zone
+	zone    Zone         // that holds the record
 	record  provenance.Record
 	request string
 	began   time.Time
@@ -115,9 +116,17 @@ func (c *Content) recheck(ctx context.Context) error {
 	if err := now.identify(ctx); err != nil {
 		return ErrNotFound
 	}
-	r := authz.Request{Action: authz.Read, Door: c.session.door.Name, Principal: now.principal, Ref: c.record.Ref}
+	r := authz.Request{Action: authz.Read, Door: c.session.door.Name, Principal: now.principal, Ref: c.asked}
 	answer, err := now.gate.Authorizer.Decide(ctx, &r)
-	return outcome(&answer, err)
+	if err := outcome(&answer, err); err != nil {
+		e := now.decisionEvent(&r, &answer, c.request)
+		e.Kind, e.Detail = "transfer.cut", "the right to read was withdrawn"
+		return errors.Join(err, now.record(e))
+	}
+	if answer.Record.Digest != c.Digest {
+		return ErrNotFound
+	}
+	return nil
 }
 
 // open returns a reader of exactly the section, verified where it must be.

@@ -354,6 +354,7 @@ func testJournalNotWritable(t *testing.T, strict bool) {
 		{"HEAD of what is denied", g.As("carol"), "HEAD", mount + o.Name, nil},
 		{"GET of what is absent", bob, "GET", mount + fresh.Name, nil},
 		{"presence", bob, "POST", "/v1/presence?zone=main", []byte(o.Name + "\n")},
+		{"begin", ci, "POST", "/v1/zones/main/uploads", fmt.Appendf(nil, `{"objects":[{"name":%q,"size":1,"sha256":%q}]}`, o.Name, digest(nil).Hex())},
 		{"begin without the role", bob, "POST", "/v1/zones/main/uploads", []byte(`{"objects":[]}`)},
 		{"commit", ci, "POST", "/v1/uploads/" + up.ID + "/commit", g.Seal(st)},
 		{"commit of a bad statement", ci, "POST", "/v1/uploads/" + up.ID + "/commit", []byte("x")},

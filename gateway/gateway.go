@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -79,6 +80,7 @@ type Limits struct {
 	UploadAge     time.Duration // how long an upload may stay unfinished
 	EnvelopeBytes int64         // of one statement
 	PresenceNames int           // in one batch
+	MinFree       int64         // bytes that uploads leave free on the staging directory's file system
 }
 
 // Config is what a Gateway is made of. All members but Log and Now are required.
@@ -103,9 +105,10 @@ type Gateway struct {
 	Config
 	zones   map[string]Zone
 	staging *staging
-	refused *rate.Limiter // bounds how many refused credentials are recorded
+	refused *rate.Limiter // bounds how many refused credentials are recorded one by one
+	hidden  atomic.Int64  // refusals since the last recorded one
 
-	settling     sync.Mutex // held while plain PUTs are matched with their statements
+	settling     keyedMutex // by owner and zone: held while plain PUTs are matched with their statements
 	copyBuffers  sync.Pool  // *[]byte of copyBytes
 	chunkBuffers sync.Pool  // *[]byte of provenance.ChunkSize
 }
@@ -174,11 +177,16 @@ func (g *Gateway) refuse(door Door, cause error) error {
 	if errors.Is(cause, authn.ErrAnonymous) {
 		return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
 	}
-	if g.refused.Allow() {
+	if !g.refused.Allow() {
+		g.hidden.Add(1)
+	} else {
 		e := &audit.Event{
 			Kind: "auth.refuse", Door: door.Name,
 			Actor:    audit.Actor{Remote: door.Remote.String()},
 			Decision: audit.Decision{Verdict: "deny", Reasons: []string{cause.Error()}, FactAge: -1},
+		}
+		if n := g.hidden.Swap(0); n > 0 {
+			e.Detail = fmt.Sprintf("%d more were refused before this one, too fast to record each", n)
 		}
 		if _, err := g.Journal.Append(e); err != nil {
 			return fmt.Errorf("%w: record a refused credential: %w", ErrUnavailable, err)

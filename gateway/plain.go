@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -34,7 +35,7 @@ func (s *Session) Put(ctx context.Context, zone, path string, body io.Reader) (s
 	}
 	var u *upload
 	if isStatement {
-		u, err = s.stageStatement(z, body)
+		u, err = s.stageStatement(z, ref, body)
 	} else {
 		u, err = s.stagePlain(z, plainObject, ref.Name(), body, s.gate.Limits.ObjectBytes)
 	}
@@ -44,23 +45,41 @@ func (s *Session) Put(ctx context.Context, zone, path string, body io.Reader) (s
 	return s.settle(ctx, z, ref, u)
 }
 
-// stageStatement stages a statement. One that can never be published is refused at once.
-func (s *Session) stageStatement(z Zone, body io.Reader) (*upload, error) {
+// stageStatement stages a statement about ref and others. One that can never be published is refused at once.
+func (s *Session) stageStatement(z Zone, ref artifact.Ref, body io.Reader) (*upload, error) {
 	u, err := s.stagePlain(z, plainStatement, "statement", body, s.gate.Limits.EnvelopeBytes)
 	if err != nil {
 		return nil, err
 	}
-	envelope, err := waiting(u)
-	if err == nil {
-		if _, bad := s.gate.Verifier.Open(envelope); bad != nil {
-			err = refused("the statement is refused: "+bad.Error(), "sign it with a key that signers.allowed_signers lists")
-		}
-	}
-	if err != nil {
+	if err := s.readStatement(u); err != nil {
 		s.gate.staging.forget(u)
 		return nil, err
 	}
+	if !names(u.statement.Statement, ref) {
+		s.gate.staging.forget(u)
+		return nil, refused("the statement does not name "+ref.Name(), "send it under the name of one of its subjects")
+	}
 	return u, nil
+}
+
+// readStatement reads a staged statement back, for what it names. Its signature is verified again when it is published.
+func (s *Session) readStatement(u *upload) error {
+	if u.statement != nil {
+		return nil
+	}
+	envelope, err := os.ReadFile(u.objects[0].path)
+	if err != nil {
+		return unavailable("read back the statement", err)
+	}
+	if u.statement, err = s.gate.Verifier.Open(envelope); err != nil {
+		return refused("the statement is refused: "+err.Error(), "sign it with a key that signers.allowed_signers lists")
+	}
+	return nil
+}
+
+// names reports whether ref is a subject of st.
+func names(st *provenance.Statement, ref artifact.Ref) bool {
+	return slices.ContainsFunc(st.Subjects, func(s provenance.Subject) bool { return s.Name == ref.Name() })
 }
 
 // stagePlain stages the body of a plain PUT.
@@ -72,7 +91,7 @@ func (s *Session) stagePlain(z Zone, kind uploadKind, name string, body io.Reade
 	if err != nil {
 		return nil, err
 	}
-	n, err := u.objects[0].receive(body, 0, limit)
+	n, err := u.objects[0].receive(body, 0, limit, s.gate.staging.room)
 	if err == nil && n == 0 {
 		err = &RequestError{Status: http.StatusBadRequest, Problem: "the body is empty", Hint: "BitBake refuses empty objects"}
 	}
@@ -117,80 +136,83 @@ func (s *staging) seal(u *upload) error {
 	return nil
 }
 
-// waiting reads a staged statement back.
-func waiting(u *upload) ([]byte, error) {
-	envelope, err := os.ReadFile(u.objects[0].path)
-	if err != nil {
-		return nil, unavailable("read back the statement", err)
-	}
-	return envelope, nil
-}
-
-// settle takes u and publishes every waiting statement of the owner whose subjects are all there; one that fails does not keep the
-// others. It returns what became of ref. Nobody else publishes meanwhile, so that who sends the last part is told.
+// settle takes u and publishes every waiting statement of the owner in the zone whose subjects are all there. It returns
+// what became of ref; what becomes of others is not this request's answer. Nobody else settles there meanwhile, so that who
+// sends the last part is told.
 func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref, u *upload) (string, error) {
-	s.gate.settling.Lock()
-	defer s.gate.settling.Unlock()
+	defer s.gate.settling.lock(s.owner() + " " + z.Name)()
 	if err := s.take(z, u); err != nil {
 		return "", err
 	}
 	objects := map[string]*upload{}
-	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
-		objects[u.objects[0].name] = u
+	for _, o := range s.gate.staging.plain(s.owner(), z.Name, plainObject) {
+		objects[o.objects[0].name] = o
 	}
-	result := Pending
-	var failed error
-	for _, u := range s.gate.staging.plain(s.owner(), z.Name, plainStatement) {
-		r, err := s.settleOne(ctx, z, u, objects)
-		failed = errors.Join(failed, err)
-		for _, o := range r.Objects {
-			if o.Name == ref.Name() && result == Pending {
-				result = o.Result
-			}
+	result, failed := Pending, error(nil)
+	for _, waiting := range s.gate.staging.plain(s.owner(), z.Name, plainStatement) {
+		r, err := s.settleOne(ctx, z, waiting, objects)
+		switch {
+		case err != nil && waiting.statement != nil && !names(waiting.statement.Statement, ref):
+			s.gate.Log.Warn("a waiting statement was not published", "error", err)
+		case err != nil:
+			failed = err
+		case r != nil && result == Pending && names(waiting.statement.Statement, ref):
+			result = r.resultOf(ref)
 		}
 	}
-	if failed != nil {
+	if result == Pending && failed != nil {
 		return "", failed
 	}
 	return result, nil
 }
 
-// settleOne publishes one waiting statement if it can, and takes the objects that it used out of objects. A statement that
-// is refused does not wait any longer.
-func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (CommitResult, error) {
-	envelope, err := waiting(u)
-	if err != nil {
-		return CommitResult{}, err
-	}
-	v, err := s.gate.Verifier.Open(envelope)
-	if err != nil {
+// settleOne publishes one waiting statement if its subjects are all there, and takes the objects that it used out of objects. It
+// returns nil when something is still to come. A statement that is refused does not wait any longer.
+func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (*CommitResult, error) {
+	if err := s.readStatement(u); err != nil {
 		s.gate.staging.forget(u)
-		return CommitResult{}, refused("a waiting statement is refused: "+err.Error(), "send it again")
+		return nil, err
 	}
-	w := &write{session: s, zone: z, maxAge: s.gate.Limits.UploadAge, envelope: envelope}
+	w := &write{session: s, zone: z, maxAge: s.gate.Limits.UploadAge}
 	var used []*upload
-	for _, subject := range v.Statement.Subjects {
+	for _, subject := range u.statement.Statement.Subjects {
 		o, from, err := s.subject(ctx, z, subject, objects)
 		if err != nil || o == nil {
-			return CommitResult{}, err
+			return nil, err
 		}
 		w.objects = append(w.objects, *o)
 		if from != nil {
 			used = append(used, from)
 		}
 	}
+	envelope, err := os.ReadFile(u.objects[0].path)
+	if err != nil {
+		return nil, unavailable("read back the statement", err)
+	}
+	w.envelope = envelope
 	result, err := w.publish(ctx)
 	if errors.Is(err, ErrUnavailable) {
-		return CommitResult{}, err
+		return nil, err
 	}
 	s.gate.staging.forget(u)
-	if err == nil {
-		for _, from := range used {
-			s.gate.staging.forget(from)
-			delete(objects, from.objects[0].name)
+	if err != nil {
+		return nil, err
+	}
+	for _, from := range used {
+		s.gate.staging.forget(from)
+		delete(objects, from.objects[0].name)
+	}
+	return &result, nil
+}
+
+// resultOf returns what became of ref.
+func (r *CommitResult) resultOf(ref artifact.Ref) string {
+	for _, o := range r.Objects {
+		if o.Name == ref.Name() {
+			return o.Result
 		}
 	}
-	return result, err
+	return Pending
 }
 
 // subject finds the bytes that a statement names: staged, or published already where the owner may know of it. It returns nil
@@ -203,7 +225,8 @@ func (s *Session) subject(ctx context.Context, z Zone, subject provenance.Subjec
 	if u, ok := objects[ref.Name()]; ok {
 		staged := u.objects[0]
 		if digest, done := staged.complete(); done && digest == subject.Digest {
-			return &writeObject{ref: ref, digest: digest, size: staged.offset(), path: staged.path, chunks: staged.chunks}, u, nil
+			o := staged.sealed(ref)
+			return &o, u, nil
 		}
 	}
 	if record, err := s.gate.Records.Lookup(ctx, ref); err == nil && record.Digest == subject.Digest && s.mayKnow(ctx, record) {

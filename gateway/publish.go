@@ -39,11 +39,11 @@ type writeObject struct {
 	size   int64
 	path   string // of the staged file; empty when the bytes are published already or lie in the mirror
 	place  provenance.Place
+	unread bool // the bytes lie in the mirror, and nobody has looked at them yet
 	chunks []artifact.Digest
 }
 
-// publish verifies, decides and publishes, in the order of DESIGN section 5: whatever fails, nothing is visible; once the
-// records are stored, everything is.
+// publish verifies, decides and publishes: whatever fails, nothing is visible; once the records are stored, everything is.
 func (w *write) publish(ctx context.Context) (CommitResult, error) {
 	if err := w.verify(ctx); err != nil {
 		return CommitResult{}, w.refuse(err)
@@ -51,6 +51,9 @@ func (w *write) publish(ctx context.Context) (CommitResult, error) {
 	id := newRequestID()
 	if err := w.decide(ctx, id); err != nil {
 		return CommitResult{}, err
+	}
+	if err := w.readMirror(ctx); err != nil {
+		return CommitResult{}, w.refuse(err)
 	}
 	if err := w.storeBlobs(ctx); err != nil {
 		return CommitResult{}, err
@@ -122,8 +125,8 @@ func (w *write) matchSubjects(st *provenance.Statement) error {
 	return nil
 }
 
-// checkSiginfos demands that each siginfo that was sent is one, of the task its name says. It is parsed under
-// limits, so that nobody downstream is the first to open it.
+// checkSiginfos demands that each siginfo that was sent is one, of the task its name says. It is parsed under limits. An
+// import's siginfos are not looked at: its author has walked them.
 func (w *write) checkSiginfos() error {
 	for i := range w.objects {
 		o := &w.objects[i]
@@ -258,7 +261,7 @@ func (w *write) journal(ctx context.Context, e *audit.Event, then error) error {
 	return then
 }
 
-// refuse records a write that was not even put to policy.
+// refuse records a mistake that ends a write.
 func (w *write) refuse(cause error) error {
 	var mistake *RequestError
 	if !errors.As(cause, &mistake) {
@@ -267,8 +270,8 @@ func (w *write) refuse(cause error) error {
 	e := w.session.event("write.refuse", newRequestID())
 	e.Action, e.Zone, e.Detail = string(authz.Write), w.zone.Name, mistake.Problem
 	e.Decision = audit.Decision{Verdict: "deny", FactAge: -1}
-	if _, err := w.session.gate.Journal.Append(e); err != nil {
-		return unavailable("record the refusal", err)
+	if err := w.session.record(e); err != nil {
+		return err
 	}
 	return cause
 }
@@ -283,11 +286,12 @@ func (w *write) facts() map[string]any {
 	}
 }
 
-// storeBlobs publishes the staged bytes under their digests. Without a record nobody can ask for them.
+// storeBlobs publishes the staged bytes under their digests. Without a record nobody can ask for them. Bytes whose name has
+// others already are not stored: sstate archives are seldom built twice alike.
 func (w *write) storeBlobs(ctx context.Context) error {
 	for i := range w.objects {
 		o := &w.objects[i]
-		if o.path == "" {
+		if record, err := w.session.gate.Records.Lookup(ctx, o.ref); o.path == "" || err == nil && record.Digest != o.digest {
 			continue
 		}
 		if err := w.storeBlob(ctx, o); err != nil {
@@ -306,13 +310,13 @@ func (w *write) storeBlob(ctx context.Context, o *writeObject) error {
 	return w.session.gate.Blobs.Put(ctx, blobName(o.digest), f)
 }
 
-// known reports, before anything is stored, which names are fresh or known to the writer: only of those does it learn the
-// real outcome.
+// known reports, before anything is stored, which names the writer may know of: only of those does it learn the real outcome.
+// A fresh name is stored, which is what it is told of every other.
 func (w *write) known(ctx context.Context) []bool {
 	known := make([]bool, len(w.objects))
 	for i := range w.objects {
 		record, err := w.session.gate.Records.Lookup(ctx, w.objects[i].ref)
-		known[i] = errors.Is(err, provenance.ErrNoRecord) || err == nil && w.session.mayKnow(ctx, record)
+		known[i] = err == nil && w.session.mayKnow(ctx, record)
 	}
 	return known
 }

@@ -69,23 +69,26 @@ func (s *Session) Stat(ctx context.Context, zone, path string) (Object, error) {
 // section of it. The caller must call Content.Close.
 func (s *Session) Open(ctx context.Context, zone, path string) (*Content, error) {
 	id := newRequestID()
-	z, record, err := s.decide(ctx, authz.Read, zone, path, id)
+	ref, record, err := s.decide(ctx, authz.Read, zone, path, id)
 	if err != nil {
 		return nil, err
 	}
-	return &Content{Object: object(record), session: s, zone: z, record: record, request: id, began: s.gate.Now()}, nil
+	return &Content{
+		Object: object(record), session: s, asked: ref, zone: s.gate.zones[record.Ref.Zone], record: record,
+		request: id, began: s.gate.Now(),
+	}, nil
 }
 
-// decide is the walk that Stat and Open share: name, decision, event. The zone it returns is the one that holds
-// the record.
-func (s *Session) decide(ctx context.Context, action authz.Action, zone, path, id string) (Zone, provenance.Record, error) {
+// decide is the walk that Stat and Open share: name, decision, event. It returns what was asked for, and the record, which
+// may be in a base of the zone.
+func (s *Session) decide(ctx context.Context, action authz.Action, zone, path, id string) (artifact.Ref, provenance.Record, error) {
 	z, err := s.zone(zone)
 	if err != nil {
-		return Zone{}, provenance.Record{}, err
+		return artifact.Ref{}, provenance.Record{}, err
 	}
 	ref, err := artifact.Parse(z.Zone, path)
 	if err != nil {
-		return Zone{}, provenance.Record{}, ErrNotFound
+		return artifact.Ref{}, provenance.Record{}, ErrNotFound
 	}
 	r := authz.Request{Action: action, Door: s.door.Name, Principal: s.principal, Ref: ref}
 	answer, err := s.gate.Authorizer.Decide(ctx, &r)
@@ -93,13 +96,21 @@ func (s *Session) decide(ctx context.Context, action authz.Action, zone, path, i
 	if err != nil {
 		e.Detail = err.Error()
 	}
-	if _, failed := s.gate.Journal.Append(e); failed != nil {
-		return Zone{}, provenance.Record{}, fmt.Errorf("%w: record the decision: %w", ErrUnavailable, failed)
+	if err := s.record(e); err != nil {
+		return artifact.Ref{}, provenance.Record{}, err
 	}
 	if err := outcome(&answer, err); err != nil {
-		return Zone{}, provenance.Record{}, err
+		return artifact.Ref{}, provenance.Record{}, err
 	}
-	return s.gate.zones[answer.Record.Ref.Zone], answer.Record, nil
+	return ref, answer.Record, nil
+}
+
+// record puts an event into the journal. An error means that what it is about must not happen.
+func (s *Session) record(e *audit.Event) error {
+	if _, err := s.gate.Journal.Append(e); err != nil {
+		return unavailable("record the "+e.Kind, err)
+	}
+	return nil
 }
 
 // outcome turns an answer into what a reader learns. Only a clean allow is nil.
@@ -120,16 +131,19 @@ func object(r provenance.Record) Object {
 // Presence answers, for each name of a batch, what Stat would. Names are percent-encoded or raw. It fails as a whole
 // only when the answers could not be recorded or decided.
 func (s *Session) Presence(ctx context.Context, zone string, names []string) ([]bool, error) {
-	z, err := s.zone(zone)
-	if err != nil {
-		return nil, err
-	}
 	if limit := s.gate.Limits.PresenceNames; len(names) > limit {
 		return nil, &RequestError{Status: http.StatusRequestEntityTooLarge, Problem: fmt.Sprintf("%d names in one batch; %d are allowed", len(names), limit), Hint: "split the batch"}
 	}
 	present := make([]bool, len(names))
+	z, err := s.zone(zone)
+	if err != nil {
+		return present, nil // nothing is there; which zones there are is nobody's to learn
+	}
 	batch := presenceBatch{session: s, zone: zone, id: newRequestID()}
 	for i, name := range names {
+		if ctx.Err() != nil {
+			return nil, unavailable("answer a batch", ctx.Err())
+		}
 		ref, err := artifact.Parse(z.Zone, name)
 		if err != nil {
 			continue

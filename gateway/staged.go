@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"sync"
 
@@ -18,9 +19,11 @@ type stagedObject struct {
 	present   bool  // published already with these bytes
 	path      string
 
-	mu     sync.Mutex // guards what follows; held while bytes are written
+	digest *digester // of the held bytes; nil when they must be read back first; belongs to whoever made the object busy
+
+	mu     sync.Mutex // guards what follows; never held while bytes move
+	busy   bool       // a request is sending bytes, and nobody else may
 	held   int64
-	digest *digester // of the held bytes; nil when they must be read back first
 	whole  artifact.Digest
 	chunks []artifact.Digest
 	done   bool
@@ -35,13 +38,22 @@ func (o *stagedObject) restore() error {
 	if err != nil {
 		return err
 	}
-	if o.size < 0 {
-		return errors.New("a plain upload that was not completed")
-	}
 	o.held = info.Size()
-	if o.held < o.size {
+	return nil
+}
+
+// seal finishes an object whose bytes were all left by an earlier start. It is an error when bytes are missing.
+func (o *stagedObject) seal() error {
+	if _, done := o.complete(); done {
 		return nil
 	}
+	if o.size < 0 || o.offset() < o.size {
+		return errors.New("bytes are missing")
+	}
+	if err := o.claim(o.size); err != nil {
+		return err
+	}
+	defer o.release()
 	f, err := os.OpenFile(o.path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -64,75 +76,122 @@ func (o *stagedObject) complete() (artifact.Digest, bool) {
 	return o.whole, o.done
 }
 
-// receive adds the bytes of r at off, which must be where the object ends, and returns how many are held then. The
-// bytes are on the disk when it returns nil.
-func (o *stagedObject) receive(r io.Reader, off, limit int64) (int64, error) {
+// sealed returns a complete object as one to publish under ref.
+func (o *stagedObject) sealed(ref artifact.Ref) writeObject {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if off != o.held || o.done {
-		return o.held, &RequestError{
-			Status: 409, Problem: fmt.Sprintf("%d bytes are held", o.held), Hint: "go on from the offset in Upload-Offset",
-		}
+	return writeObject{ref: ref, digest: o.whole, size: o.held, path: o.path, chunks: o.chunks}
+}
+
+// receive adds the bytes of r at off, which must be where the object ends, and returns how many are held then. The
+// bytes are on the disk when it returns nil. room is asked now and then whether there is space for more.
+func (o *stagedObject) receive(r io.Reader, off, limit int64, room func() error) (int64, error) {
+	if err := o.claim(off); err != nil {
+		return o.offset(), err
 	}
+	defer o.release()
+	err := o.receiveAll(r, limit, room)
+	return o.offset(), err
+}
+
+// claim makes the object busy, for bytes at off.
+func (o *stagedObject) claim(off int64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.busy:
+		return &RequestError{Status: http.StatusConflict, Problem: "another request is sending this object", Hint: "wait for it, then ask for the offset"}
+	case off != o.held || o.done:
+		return &RequestError{Status: http.StatusConflict, Problem: fmt.Sprintf("%d bytes are held", o.held), Hint: "go on from the offset in Upload-Offset"}
+	}
+	o.busy = true
+	return nil
+}
+
+func (o *stagedObject) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.busy = false
+}
+
+func (o *stagedObject) receiveAll(r io.Reader, limit int64, room func() error) error {
 	f, err := os.OpenFile(o.path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return o.held, unavailable("open the staged object", err)
+		return unavailable("open the staged object", err)
 	}
 	defer f.Close()
 	if err := o.resume(f); err != nil {
-		return o.held, unavailable("read back the staged object", err)
+		return unavailable("read back the staged object", err)
 	}
 	if o.size >= 0 {
 		limit = o.size
 	}
-	err = o.take(f, r, limit)
+	err = o.take(f, r, limit, room)
 	if syncErr := f.Sync(); syncErr != nil {
 		o.restart() // what reached the disk is not known
-		return 0, unavailable("stage the object", syncErr)
+		return unavailable("stage the object", syncErr)
 	}
-	if err == nil && (o.size < 0 || o.held == o.size) {
+	if err == nil && (o.size < 0 || o.offset() == o.size) {
 		err = o.finish(f)
 	}
-	return o.held, err
+	return err
 }
 
 // resume cuts f to the bytes that were counted and brings the digest up to them.
 func (o *stagedObject) resume(f *os.File) error {
-	if err := f.Truncate(o.held); err != nil {
+	held := o.offset()
+	if err := f.Truncate(held); err != nil {
 		return err
 	}
 	if o.digest == nil {
 		d := newDigester()
-		if n, err := io.Copy(d, io.NewSectionReader(f, 0, o.held)); err != nil || n != o.held {
-			return errors.Join(err, fmt.Errorf("%d of %d bytes could be read", n, o.held))
+		if n, err := io.Copy(d, io.NewSectionReader(f, 0, held)); err != nil || n != held {
+			return errors.Join(err, fmt.Errorf("%d of %d bytes could be read", n, held))
 		}
 		o.digest = d
 	}
-	_, err := f.Seek(o.held, io.SeekStart)
+	_, err := f.Seek(held, io.SeekStart)
 	return err
 }
 
+// roomEvery is how many bytes are taken between two looks at the free space.
+const roomEvery = 16 << 20
+
 // take copies r to f, counting what was written whole.
-func (o *stagedObject) take(f *os.File, r io.Reader, limit int64) error {
+func (o *stagedObject) take(f *os.File, r io.Reader, limit int64, room func() error) error {
 	buf := make([]byte, copyBytes)
+	held, looked := o.offset(), int64(-roomEvery)
 	for {
 		n, readErr := fill(r, buf)
-		if o.held+int64(n) > limit {
-			return &RequestError{Status: 413, Problem: fmt.Sprintf("the body goes beyond %d bytes", limit), Hint: "announce the object's real size; limits.object_bytes bounds it"}
+		if held+int64(n) > limit {
+			return &RequestError{Status: http.StatusRequestEntityTooLarge, Problem: fmt.Sprintf("the body goes beyond %d bytes", limit), Hint: "announce the object's real size; limits.object_size bounds it"}
+		}
+		if held-looked >= roomEvery {
+			if err := room(); err != nil {
+				return err
+			}
+			looked = held
 		}
 		if _, err := f.Write(buf[:n]); err != nil {
 			o.digest = nil
 			return unavailable("stage the object", err)
 		}
 		o.digest.Write(buf[:n])
-		o.held += int64(n)
+		held += int64(n)
+		o.count(held)
 		if readErr == io.EOF {
 			return nil
 		}
 		if readErr != nil {
-			return &RequestError{Status: 400, Problem: "the body broke off", Hint: "go on from the offset in Upload-Offset"}
+			return &RequestError{Status: http.StatusBadRequest, Problem: "the body broke off", Hint: "go on from the offset in Upload-Offset"}
 		}
 	}
+}
+
+func (o *stagedObject) count(held int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held = held
 }
 
 // fill reads until buf is full or r ends, and returns r's own error: io.ReadFull would make a body that broke off look
@@ -156,15 +215,20 @@ func (o *stagedObject) finish(f *os.File) error {
 	whole := o.digest.digest()
 	if !o.announced.IsZero() && whole != o.announced {
 		o.restart()
-		return &RequestError{Status: 422, Problem: "the bytes have another digest than announced: " + whole.String(), Hint: "send the object again from offset 0"}
+		return &RequestError{Status: http.StatusUnprocessableEntity, Problem: "the bytes have another digest than announced: " + whole.String(), Hint: "send the object again from offset 0"}
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.whole, o.chunks, o.done = whole, o.digest.finish(), true
 	o.digest = nil
 	return nil
 }
 
 // restart forgets the bytes held.
-func (o *stagedObject) restart() { o.held, o.digest, o.done = 0, nil, false }
+func (o *stagedObject) restart() {
+	o.digest = nil
+	o.count(0)
+}
 
 // unavailable wraps a fault of this machine, for which the client is asked to come back.
 func unavailable(what string, err error) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,8 +13,10 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"golang.org/x/sys/unix"
 
 	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/provenance"
 )
 
 // staging keeps the bytes of writes that are not yet committed: DIR/ID/upload.json says what is announced, DIR/ID/N
@@ -32,7 +35,8 @@ type upload struct {
 	uploadMeta
 	dir string
 
-	complete bool // of a plain upload: all of the body is there; guarded by staging.mu
+	statement *provenance.Verified // of a plain statement: what it names; guarded by its owner's settling
+	complete  bool                 // of a plain upload: all of the body is there; guarded by staging.mu
 
 	mu      sync.Mutex // held while the upload is committed or forgotten, so that it happens once
 	gone    bool
@@ -105,8 +109,8 @@ func (s *staging) load(id string) (*upload, error) {
 	if err := json.Unmarshal(text, &m, json.RejectUnknownMembers(true)); err != nil {
 		return nil, err
 	}
-	if m.ID != id {
-		return nil, fmt.Errorf("upload %q is in the folder %q", m.ID, id)
+	if m.ID != id || s.now().After(m.Expires) {
+		return nil, fmt.Errorf("upload %q is in the folder %q, or has expired", m.ID, id)
 	}
 	u, err := s.newUpload(m)
 	if err != nil {
@@ -117,7 +121,7 @@ func (s *staging) load(id string) (*upload, error) {
 		if err := o.restore(); err != nil {
 			return nil, err
 		}
-		if _, done := o.complete(); u.complete && !done {
+		if u.complete && o.seal() != nil {
 			return nil, errors.New("a plain upload that was not completed, or half removed")
 		}
 	}
@@ -139,7 +143,7 @@ func (s *staging) newUpload(m uploadMeta) (*upload, error) {
 	return u, nil
 }
 
-// begin makes an upload. One with the id of an upload there is takes its place.
+// begin makes an upload.
 func (s *staging) begin(m uploadMeta) (*upload, error) {
 	u, err := s.newUpload(m)
 	if err != nil {
@@ -165,13 +169,13 @@ func (s *staging) admit(u *upload) error {
 	defer s.mu.Unlock()
 	open := 0
 	for _, other := range s.uploads {
-		if other.Owner == u.Owner && other.Kind == u.Kind && other.ID != u.ID {
+		if other.Owner == u.Owner && other.Kind == u.Kind {
 			open++
 		}
 	}
 	if open >= limit {
 		return &RequestError{
-			Status: 429, Problem: fmt.Sprintf("%d uploads are open already", open),
+			Status: http.StatusTooManyRequests, Problem: fmt.Sprintf("%d uploads are open already", open),
 			Hint: "commit or delete some, or wait until they expire",
 		}
 	}
@@ -185,7 +189,7 @@ func (s *staging) find(owner, id string) (*upload, error) {
 	defer s.mu.Unlock()
 	u, ok := s.uploads[id]
 	if !ok || u.Kind != begun || u.Owner != owner || s.now().After(u.Expires) {
-		return nil, &RequestError{Status: 404, Problem: "no such upload", Hint: "it may have expired; begin again"}
+		return nil, &RequestError{Status: http.StatusNotFound, Problem: "no such upload", Hint: "it may have expired; begin again"}
 	}
 	return u, nil
 }
@@ -218,7 +222,9 @@ func (s *staging) forget(u *upload) {
 // sweep forgets the uploads that have expired.
 func (s *staging) sweep() {
 	for _, u := range s.expired() {
-		u.mu.Lock()
+		if !u.mu.TryLock() {
+			continue // it is being committed; the next sweep finds it, if it is still there
+		}
 		if !u.gone {
 			u.gone = true
 			s.forget(u)
@@ -237,6 +243,19 @@ func (s *staging) expired() []*upload {
 		}
 	}
 	return old
+}
+
+// room is an error while the staging directory's file system has less free space than Limits.MinFree: what is left is for the
+// database and the journal.
+func (s *staging) room() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err != nil {
+		return unavailable("look at the free space", err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < s.limits.MinFree {
+		return unavailable("stage the object", fmt.Errorf("%d bytes are free, less than limits.upload_min_free: %w", free, unix.ENOSPC))
+	}
+	return nil
 }
 
 // save writes upload.json so that a killed process leaves a whole one or none.

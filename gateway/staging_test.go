@@ -28,7 +28,7 @@ func TestHalfRemovedUploads(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := u.objects[0].receive(strings.NewReader("bytes"), 0, 10); err != nil {
+			if _, err := u.objects[0].receive(strings.NewReader("bytes"), 0, 10, s.room); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.seal(u); err != nil {

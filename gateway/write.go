@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway/audit"
 )
 
 // Begin opens an upload of objects to zone. It answers, for each, whether its bytes are needed. A principal that may
@@ -35,11 +37,23 @@ func (s *Session) Begin(ctx context.Context, zone string, req UploadRequest) (Up
 	if err != nil {
 		return Upload{}, err
 	}
-	return u.status(), nil
+	up := u.status()
+	return up, s.recordBegin(m, up)
+}
+
+// recordBegin leaves an event of what was announced, and of what the writer was told of it.
+func (s *Session) recordBegin(m uploadMeta, up Upload) error {
+	e := s.event("write.begin", m.ID)
+	e.Action, e.Zone = string(authz.Begin), m.Zone
+	e.Decision = audit.Decision{Verdict: "allow", FactAge: -1}
+	for i, o := range m.Objects {
+		e.Objects = append(e.Objects, audit.Object{Path: o.Name, Digest: "sha256:" + o.SHA256, Size: o.Size, Outcome: up.Objects[i].State})
+	}
+	return s.record(e)
 }
 
 // owner is what uploads are kept under.
-func (s *Session) owner() string { return s.principal.Forge + "/" + s.principal.ID }
+func (s *Session) owner() string { return s.principal.Key() }
 
 // writable returns the zone if the principal may begin a write there. Whether it may end it is decided at the
 // commit, on the verified statement.
@@ -53,10 +67,7 @@ func (s *Session) writable(ctx context.Context, zone string) (Zone, error) {
 	if err := outcome(&answer, err); err != nil {
 		e := s.decisionEvent(&r, &answer, newRequestID())
 		e.Kind, e.Object.Path = "write.refuse", ""
-		if _, failed := s.gate.Journal.Append(e); failed != nil {
-			return Zone{}, unavailable("record the decision", failed)
-		}
-		return Zone{}, err
+		return Zone{}, cmp.Or(s.record(e), err)
 	}
 	return z, nil
 }
@@ -124,15 +135,18 @@ func (s *Session) Resume(id string) (Upload, error) {
 
 // Stage adds bytes to object index of an upload at off and returns how many are held. They are on the disk, and invisible,
 // when it returns nil.
-func (s *Session) Stage(id string, index int, off int64, body io.Reader) (int64, error) {
+func (s *Session) Stage(ctx context.Context, id string, index int, off int64, body io.Reader) (int64, error) {
 	u, err := s.gate.staging.find(s.owner(), id)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := s.writable(ctx, u.Zone); err != nil {
 		return 0, err
 	}
 	if index < 0 || index >= len(u.objects) || u.InPlace || u.objects[index].present {
 		return 0, &RequestError{Status: http.StatusNotFound, Problem: "no bytes are expected there", Hint: "send only objects whose state is needed"}
 	}
-	return u.objects[index].receive(body, off, s.gate.Limits.ObjectBytes)
+	return u.objects[index].receive(body, off, s.gate.Limits.ObjectBytes, s.gate.staging.room)
 }
 
 // Abort forgets an upload.
@@ -162,7 +176,7 @@ func (s *Session) Commit(ctx context.Context, id string, envelope []byte) (Commi
 	w := &write{session: s, zone: s.gate.zones[u.Zone], upload: u.ID, maxAge: statementAge, envelope: envelope}
 	for i, o := range u.objects {
 		if err := w.addStaged(ctx, i, o, u.InPlace); err != nil {
-			return CommitResult{}, err
+			return CommitResult{}, w.refuse(err)
 		}
 	}
 	result, err := w.publish(ctx)
@@ -190,7 +204,7 @@ func (u *upload) status() Upload {
 	return up
 }
 
-// addStaged adds an object of an upload to the write. In place, the zone's mirror is read for it.
+// addStaged adds an object of an upload to the write. In place, its bytes are read once the statement is believed.
 func (w *write) addStaged(ctx context.Context, i int, o *stagedObject, inPlace bool) error {
 	ref, err := artifact.ParseName(w.zone.Zone, o.name)
 	if err != nil {
@@ -198,28 +212,45 @@ func (w *write) addStaged(ctx context.Context, i int, o *stagedObject, inPlace b
 	}
 	switch {
 	case o.present:
-		record, err := w.session.gate.Records.Lookup(ctx, ref)
-		if err != nil || record.Digest != o.announced {
-			return &RequestError{Status: http.StatusConflict, Problem: fmt.Sprintf("object %d is not there any more", i), Hint: "begin again"}
-		}
-		w.objects = append(w.objects, writeObject{ref: ref, digest: record.Digest, size: record.Size, place: record.Place})
-		return nil
+		return w.addPresent(ctx, i, ref, o)
 	case inPlace:
-		return w.addMirrored(ctx, ref, o)
+		w.objects = append(w.objects, writeObject{ref: ref, digest: o.announced, size: o.size, place: provenance.Mirror, unread: true})
+		return nil
 	}
-	digest, done := o.complete()
-	if !done {
+	if err := o.seal(); err != nil {
 		return &RequestError{Status: http.StatusConflict, Problem: fmt.Sprintf("object %d is not complete: %d of %d bytes are held", i, o.offset(), o.size), Hint: "send the rest, then commit again"}
 	}
-	w.objects = append(w.objects, writeObject{ref: ref, digest: digest, size: o.held, path: o.path, chunks: o.chunks})
+	w.objects = append(w.objects, o.sealed(ref))
 	return nil
 }
 
-// addMirrored reads an object where it lies and adds it if it is what was announced.
-func (w *write) addMirrored(ctx context.Context, ref artifact.Ref, o *stagedObject) error {
-	obj, err := w.zone.Mirror.Open(ctx, ref.Name(), 0)
+// addPresent adds an object whose bytes the writer did not send, since they were there when the upload began. It must still
+// be one that it may know: otherwise a statement without bytes could widen who may read.
+func (w *write) addPresent(ctx context.Context, i int, ref artifact.Ref, o *stagedObject) error {
+	record, err := w.session.gate.Records.Lookup(ctx, ref)
+	if err != nil || record.Digest != o.announced || !w.session.mayKnow(ctx, record) {
+		return &RequestError{Status: http.StatusConflict, Problem: fmt.Sprintf("object %d is not there any more", i), Hint: "begin again"}
+	}
+	w.objects = append(w.objects, writeObject{ref: ref, digest: record.Digest, size: record.Size, place: record.Place})
+	return nil
+}
+
+// readMirror reads the objects of an import where they lie, and demands that they are what was announced.
+func (w *write) readMirror(ctx context.Context) error {
+	for i := range w.objects {
+		if o := &w.objects[i]; o.unread {
+			if err := w.readMirrored(ctx, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *write) readMirrored(ctx context.Context, o *writeObject) error {
+	obj, err := w.zone.Mirror.Open(ctx, o.ref.Name(), 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &RequestError{Status: http.StatusConflict, Problem: "the zone's mirror does not hold " + ref.Name(), Hint: "import from the directory or URL that the zone's mirror names"}
+		return notMirrored(o)
 	}
 	if err != nil {
 		return unavailable("open in the mirror", err)
@@ -230,9 +261,14 @@ func (w *write) addMirrored(ctx context.Context, ref artifact.Ref, o *stagedObje
 	if err != nil {
 		return unavailable("read from the mirror", err)
 	}
-	if digest := d.digest(); n != o.size || digest != o.announced {
-		return &RequestError{Status: http.StatusConflict, Problem: "the zone's mirror holds other bytes under " + ref.Name(), Hint: "import again once nothing writes there"}
+	if n != o.size || d.digest() != o.digest {
+		return notMirrored(o)
 	}
-	w.objects = append(w.objects, writeObject{ref: ref, digest: o.announced, size: n, place: provenance.Mirror, chunks: d.finish()})
+	o.chunks = d.finish()
 	return nil
+}
+
+// notMirrored is one answer for absent and for other bytes.
+func notMirrored(o *writeObject) error {
+	return &RequestError{Status: http.StatusConflict, Problem: "the zone's mirror does not hold " + o.ref.Name() + " with these bytes", Hint: "import from the directory or URL that the zone's mirror names, while nothing writes there"}
 }

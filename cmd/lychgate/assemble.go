@@ -261,7 +261,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Audience: g.cfg.HTTPS.Audience, Log: g.log,
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
-			UploadAge: limits.UploadExpiry, PresenceNames: limits.PresenceNames, EnvelopeBytes: int64(limits.StatementSize),
+			UploadAge: limits.UploadExpiry, MinFree: int64(limits.UploadMinFree), PresenceNames: limits.PresenceNames, EnvelopeBytes: int64(limits.StatementSize),
 		},
 	})
 	return err

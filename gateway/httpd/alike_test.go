@@ -1,6 +1,8 @@
 package httpd_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"strings"
@@ -170,5 +172,50 @@ func TestBearer(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	if res := g.WithToken("").Get("/v1/whoami", "Authorization", "Bearer "+g.As("bob").Token); res.StatusCode != http.StatusOK || !strings.Contains(string(res.Bytes), `"bob"`) {
 		t.Errorf("%d %s", res.StatusCode, res.Bytes)
+	}
+}
+
+// TestClientCertificate: a mapped certificate is a credential; any other is none, and a token that is shown counts first.
+func TestClientCertificate(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{ClientCA: true})
+	o := gwtest.NewObject("hello", "package")
+	g.Publish([]gwtest.Object{o}, privateSource)
+	want := ""
+	for _, row := range []struct{ name, uri, line, want string }{
+		{"no certificate", "", "", "401"},
+		{"alice's", "spiffe://example.com/alice", "", "200"},
+		{"alice's and bob's token", "spiffe://example.com/alice", basic(g.As("bob")), "404"},
+		{"alice's and a bad token", "spiffe://example.com/alice", "Authorization: Basic eDp5\r\n", "401"},
+		{"a stranger's", "spiffe://example.com/eve", "", "401"},
+		{"another trust domain's", "spiffe://example.org/alice", "", "401"},
+	} {
+		cfg := &tls.Config{RootCAs: g.CA.Pool()}
+		if row.uri != "" {
+			cert, err := g.CA.Client(row.uri)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.Certificates = []tls.Certificate{*cert}
+		}
+		conn, err := tls.Dial("tcp", g.Addr, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		w := &wire{Conn: conn, t: t, r: bufio.NewReader(conn)}
+		w.say(request("GET", mount+o.Name, row.line))
+		got := w.rest()
+		if statuses(got) != row.want {
+			t.Errorf("%s: %q, want %s", row.name, got, row.want)
+		}
+		if row.want != "401" {
+			continue
+		}
+		if got = undated(t, got); want == "" {
+			want = got
+		}
+		if got != want {
+			t.Errorf("%s:\n%q\nwant\n%q", row.name, got, want)
+		}
 	}
 }

@@ -187,7 +187,7 @@ func (h *handler) stage(id, index string) {
 		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "no valid Upload-Offset header or object number", Hint: "send the number of bytes that the gate holds"})
 		return
 	}
-	held, err := h.session.Stage(id, int(i), off, h.body())
+	held, err := h.session.Stage(h.r.Context(), id, int(i), off, h.body())
 	h.w.Header().Set("Upload-Offset", strconv.FormatInt(held, 10))
 	if err != nil {
 		h.failAPI(err)

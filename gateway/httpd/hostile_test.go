@@ -43,6 +43,43 @@ func TestHostileTargets(t *testing.T) {
 	}
 }
 
+// TestHostilePresence asks for all hostile names in one batch: none is there, and good names between them are.
+func TestHostilePresence(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	o := gwtest.NewObject("hello", "package")
+	g.Publish([]gwtest.Object{o}, privateSource)
+	before := len(g.Upstream.Names())
+	var body, want strings.Builder
+	for _, row := range corpus(t, "hostile.txt") {
+		if !strings.Contains(row.path, "\n") {
+			body.WriteString(row.path + "\n" + o.Name + "\n")
+			want.WriteString("0\n1\n")
+		}
+	}
+	for _, kind := range []string{"text/plain", "", "application/x-www-form-urlencoded", "multipart/form-data"} {
+		res := g.As("alice").Do("POST", "/v1/presence?zone=main", []byte(body.String()), "Content-Type", kind)
+		if res.StatusCode != http.StatusOK || string(res.Bytes) != want.String() {
+			t.Errorf("%q: %d, %d bytes, want %d", kind, res.StatusCode, len(res.Bytes), want.Len())
+		}
+	}
+	for _, query := range []string{"", "?", "?zone", "?zone=main&zone=main", "?zone=main&x=1", "?zone=%zz", "?ZONE=main", "?zone=main;x"} {
+		if res := g.As("alice").Do("POST", "/v1/presence"+query, []byte(o.Name)); res.StatusCode == http.StatusOK && strings.Contains(string(res.Bytes), "1") {
+			t.Errorf("%q: %d %q", query, res.StatusCode, res.Bytes)
+		}
+	}
+	for _, text := range []string{
+		`{"zone":"main","zone":"main","names":[]}`, `{"Zone":"main","names":[]}`, `{"zone":"main","names":[],"x":1}`, `{"zone":"main","names":[]} {}`,
+		"{\"zone\":\"main\",\"names\":[\"\xff\"]}", `{"zone":"main","names":["\ud800"]}`, `{"zone":"main","names":{}}`, `[]`, `"x"`, ``, `{`, strings.Repeat("[", 100_000),
+	} {
+		if res := g.As("alice").Do("POST", "/v1/presence", []byte(text), "Content-Type", "application/json"); res.StatusCode != http.StatusBadRequest {
+			t.Errorf("%.40q: %d", text, res.StatusCode)
+		}
+	}
+	if names := g.Upstream.Names()[before:]; len(names) > 0 {
+		t.Errorf("reached the upstream: %q", names)
+	}
+}
+
 // hostileStatus is 400 for what is no request target of ours at all, or none that net/http can read, else 404.
 func hostileStatus(target string) int {
 	_, err := url.ParseRequestURI(target)

@@ -411,16 +411,17 @@ func (p *parser) checkBounds(c *Config) {
 		{"limits.idle", int64(l.Idle), second, hour, duration},
 		{"limits.progress_window", int64(l.ProgressWindow), second, hour, duration},
 		{"limits.progress_rate", int64(l.ProgressRate), 1, 1 << 30, size},
-		{"limits.drain", int64(l.Drain), 0, hour, duration},
+		{"limits.drain", int64(l.Drain), second, hour, duration},
 		{"limits.connections", int64(l.Connections), 1, 1 << 20, number},
 		{"limits.connections_per_address", int64(l.ConnectionsPerAddress), 1, 1 << 20, number},
 		{"limits.requests_per_principal", int64(l.RequestsPerPrincipal), 1, 1 << 20, number},
 		{"limits.streams", int64(l.Streams), 1, 1000, number},
 		{"limits.object_size", int64(l.ObjectSize), 1, 1 << 40, size},
-		{"limits.upload_objects", int64(l.UploadObjects), 1, 100000, number},
+		{"limits.upload_objects", int64(l.UploadObjects), 1, 4096, number},
 		{"limits.upload_expiry", int64(l.UploadExpiry), minute, 24 * hour, duration},
-		{"limits.statement_size", int64(l.StatementSize), 1 << 10, 64 << 20, size},
-		{"limits.presence_names", int64(l.PresenceNames), 1, 1000000, number},
+		{"limits.upload_min_free", int64(l.UploadMinFree), 1 << 20, 1 << 50, size},
+		{"limits.statement_size", int64(l.StatementSize), 1 << 10, 8 << 20, size},
+		{"limits.presence_names", int64(l.PresenceNames), 1, 50000, number},
 	}
 	for _, b := range bounds {
 		p.checkBound(b)

@@ -238,6 +238,9 @@ type Limits struct {
 	ObjectSize Size `yaml:"object_size"`
 	// UploadObjects is how many objects one upload may announce. Default 1000.
 	UploadObjects int `yaml:"upload_objects"`
+	// UploadMinFree is the free space below which uploads are refused with 503, on the file system of STATE: the rest is for
+	// the database and the journal. Default 256MiB.
+	UploadMinFree Size `yaml:"upload_min_free"`
 	// UploadExpiry is how long an upload may stay uncommitted. Default 1h.
 	UploadExpiry time.Duration `yaml:"upload_expiry"`
 	// StatementSize is the largest DSSE envelope. Default 4MiB.
@@ -258,7 +261,7 @@ func defaults() *Config {
 			HeaderRead: 5 * time.Second, Idle: time.Minute,
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
 			Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096, Streams: 100,
-			ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20, PresenceNames: 50000,
+			ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, UploadMinFree: 256 << 20, StatementSize: 4 << 20, PresenceNames: 50000,
 		},
 	}
 }

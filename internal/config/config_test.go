@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 		Limits: config.Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute, ProgressWindow: 30 * time.Second, ProgressRate: 1024,
 			Drain: 30 * time.Second, Connections: 10000, ConnectionsPerAddress: 4096, RequestsPerPrincipal: 4096,
-			Streams: 100, ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, StatementSize: 4 << 20,
+			Streams: 100, ObjectSize: 16 << 30, UploadObjects: 1000, UploadExpiry: time.Hour, UploadMinFree: 256 << 20, StatementSize: 4 << 20,
 			PresenceNames: 50000,
 		},
 	}
@@ -266,7 +266,7 @@ var bad = []struct{ name, doc, want string }{
 	{"overflowing size", minimal + "limits: {object_size: 9999999999TiB}\n", `8:23: limits.object_size: not a size: "9999999999TiB" (write a number and B, KiB, MiB, GiB or TiB, such as 64MiB)`},
 	{"hex number", minimal + "limits: {streams: 0x10}\n", `8:19: limits.streams: not a whole number: "0x10" (write digits only)`},
 	{"too many streams", minimal + "limits: {streams: 100000}\n", `8:19: limits.streams: 100000 is out of range (from 1 to 1000)`},
-	{"promise as a key", minimal + "limits: {facts: {hard: 1h}}\n", `8:10: limits.facts: unknown key (known keys here: header_read, idle, progress_window, progress_rate, drain, connections, connections_per_address, requests_per_principal, streams, object_size, upload_objects, upload_expiry, statement_size, presence_names)`},
+	{"promise as a key", minimal + "limits: {facts: {hard: 1h}}\n", `8:10: limits.facts: unknown key (known keys here: header_read, idle, progress_window, progress_rate, drain, connections, connections_per_address, requests_per_principal, streams, object_size, upload_objects, upload_min_free, upload_expiry, statement_size, presence_names)`},
 	{"several at once", "node: A\nhttps: {listen: x, audience: https://a}\nzones: [{name: m, base: n}]\nfroges: []\n", `1:1: forges: required, and not given (without a forge nobody may read anything that is not public; begin with one of type static)
 1:7: node: not a node name: "A" (1 to 63 lower-case letters, digits and '-')
 2:1: https.tls: required, and not given (give cert and key, or development_ca: true for a trial)

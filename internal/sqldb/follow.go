@@ -55,10 +55,10 @@ func (db *DB) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// ensureFresh refreshes memory that nobody has checked for a while. A clock that jumped counts as that.
-func (db *DB) ensureFresh(ctx context.Context) error {
+// ensureFresh refreshes memory that nobody has checked for that long. A clock that jumped counts as that.
+func (db *DB) ensureFresh(ctx context.Context, limit time.Duration) error {
 	age := db.now().Sub(db.follow.start) - time.Duration(db.follow.fresh.Load())
-	if age < 0 || age > freshFor {
+	if age < 0 || age > limit {
 		return db.refresh(ctx)
 	}
 	return nil
