@@ -35,9 +35,9 @@ check: $(STATICCHECK) $(GOFUMPT) ## Vet, lint, format, floors, versions, documen
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/lychgate ./cmd/lychgate
 	bin/lychgate version
 
-bench: build ## Measure: the Go benchmarks, then the gate beside its peers
+bench: build ## Measure: the Go benchmarks, then the gate beside its peers (ARGS="-quick"; ARGS="-o docs/performance.md")
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./...
-	@if [ -d internal/bench ]; then $(GO) run ./internal/bench; else echo "internal/bench is not there yet: no peers were measured"; fi
+	$(GO) run ./internal/bench $(ARGS)
 
 fuzz: ## Run every fuzz target for T each (make fuzz T=10m)
 	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort | while IFS=: read -r file name; do \

@@ -65,6 +65,7 @@ var testOnly = map[string]string{
 	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/bench":                "programs that measure; nothing is built on them",
+	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
 	"internal/crash":                "programs that kill and check; nothing is built on them",
 }
 
