@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/server"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/util"
 )
 
 func main() {
@@ -82,7 +82,7 @@ func load(ctx context.Context, policyFile, dataFile string) (storage.Store, erro
 		return nil, err
 	}
 	var data map[string]any
-	if err := json.Unmarshal(text, &data); err != nil {
+	if err := util.UnmarshalJSON(text, &data); err != nil {
 		return nil, fmt.Errorf("read %s: %w", dataFile, err)
 	}
 	store := inmem.NewFromObjectWithOpts(data, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
