@@ -481,33 +481,46 @@ func TestWriterLearnsNothing(t *testing.T) {
 	}
 }
 
-// TestOneOfManyWriters: of writers that race for one name with bytes of their own, exactly one stores.
+// TestOneOfManyWriters: of writers that race for one name with bytes of their own, exactly one stores, as the journal tells. A
+// writer itself is told of the others only where it could know of them before.
 func TestOneOfManyWriters(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
-	ci := g.As("ci")
-	var mu sync.Mutex
-	count := map[string]int{}
-	var wg sync.WaitGroup
+	ci, name := g.As("ci"), object("hello", nil).Name
 	const writers = 8
+	told := make(chan string, writers)
+	var wg sync.WaitGroup
 	for i := range writers {
 		o := object("hello", fmt.Appendf(nil, "bytes of writer %d", i))
 		wg.Go(func() {
 			result, err := g.TryPublish(ci, g.Statement([]gwtest.Object{o}, publicSource), []gwtest.Object{o})
-			mu.Lock()
-			defer mu.Unlock()
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			count[result.Objects[0].Result]++
+			told <- result.Objects[0].Result
 		})
 	}
 	wg.Wait()
+	close(told)
+	for result := range told {
+		if result != "stored" && result != "kept" {
+			t.Errorf("a writer is told %q", result)
+		}
+	}
+	count := map[string]int{}
+	for _, e := range g.Events() {
+		if e.Kind != "write.publish" && e.Kind != "write.divergence" {
+			continue
+		}
+		count[e.Objects[0].Outcome]++
+		if r := record(t, g, "main", name); (e.Objects[0].Outcome == "stored") != (e.Objects[0].Digest == r.Digest.String()) {
+			t.Errorf("%s was %s, and the record says %s", e.Objects[0].Digest, e.Objects[0].Outcome, r.Digest)
+		}
+	}
 	if count["stored"] != 1 || count["kept"] != writers-1 {
 		t.Errorf("%v, want one stored", count)
 	}
-	content := g.As("bob").Get(mount + object("hello", nil).Name)
-	if r := record(t, g, "main", object("hello", nil).Name); digest(content.Bytes) != r.Digest {
+	if content := g.As("bob").Get(mount + name); digest(content.Bytes) != record(t, g, "main", name).Digest {
 		t.Errorf("%q is served", content.Bytes)
 	}
 }
