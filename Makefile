@@ -24,7 +24,9 @@ test: packages ## Run the whole suite with the race detector
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
 
-test-full: test fuzz ## Run the suite, then every fuzz target for T each
+test-full: test ## Run the suite, kill the gate 200 times under load, then run every fuzz target for T each
+	KILL_CYCLES=200 $(GO) test -count=1 -timeout 30m -v -run '^TestKill$$' ./cmd/lychgate
+	@$(MAKE) fuzz
 
 check: $(STATICCHECK) $(GOFUMPT) ## Vet, lint, format, floors, versions, documentation, a build without cgo
 	$(GO) mod verify

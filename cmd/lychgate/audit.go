@@ -15,7 +15,7 @@ import (
 
 func newAudit() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "audit", Short: "Read and verify the audit trail", Args: cobra.NoArgs,
+		Use: "audit", Short: "Read and verify the audit trail", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newAuditTail(), newAuditVerify())
@@ -51,7 +51,7 @@ func newAuditTail() *cobra.Command {
 	var user, kind, verdict string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "tail", Short: "Show the last events, and with -f those to come", Args: cobra.NoArgs,
+		Use: "tail", Short: "Show the last events, and with -f those to come", Args: noArgs,
 		Example: "  lychgate audit tail -f --verdict deny\n  lychgate audit tail -n 0 --user bob --json | jq .object.path",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := where.path()
@@ -120,7 +120,7 @@ func newAuditVerify() *cobra.Command {
 	var opts audit.VerifyOptions
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "verify", Short: "Recompute the audit trail and report the first thing that does not fit", Args: cobra.NoArgs,
+		Use: "verify", Short: "Recompute the audit trail and report the first thing that does not fit", Args: noArgs,
 		Long: `Verify reads every event and recomputes checksums, sequence and chain. It prints the head, the hash of the last
 event: keep it elsewhere and give it as --expect-head the next time, so that a trail whose end was cut off is noticed
 too. Exit code 3 means that the trail was changed.`,

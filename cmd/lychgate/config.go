@@ -29,7 +29,7 @@ func loadConfig(path string) (*config.Config, error) {
 
 func newConfig() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "config", Short: "Check the configuration, or print one to start from", Args: cobra.NoArgs,
+		Use: "config", Short: "Check the configuration, or print one to start from", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newConfigCheck(), newConfigExample())
@@ -39,7 +39,7 @@ func newConfig() *cobra.Command {
 func newConfigCheck() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use: "check", Short: "Check the configuration and every file it names", Args: cobra.NoArgs,
+		Use: "check", Short: "Check the configuration and every file it names", Args: noArgs,
 		Long: `Check reads the configuration as serve would and reports every mistake with its line, its reason and what to
 do about it. It starts nothing. Exit code 2 means that serve would refuse to start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +56,7 @@ do about it. It starts nothing. Exit code 2 means that serve would refuse to sta
 
 func newConfigExample() *cobra.Command {
 	return &cobra.Command{
-		Use: "example", Short: "Print a configuration that holds and explains every key", Args: cobra.NoArgs,
+		Use: "example", Short: "Print a configuration that holds and explains every key", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(config.Example())
 			return err

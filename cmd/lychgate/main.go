@@ -88,7 +88,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -99,6 +99,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 		newToken(), newExplain(), newPolicy(), newAudit(), newConfig(), newVersion(),
 	)
 	return root
+}
+
+// noArgs is cobra.NoArgs, which also refuses unknown verbs, as a mistake on the command line.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError("%w\nsee: %s --help", err, cmd.CommandPath())
+	}
+	return nil
 }
 
 // exactArgs is cobra.ExactArgs with an error that says what is missing.

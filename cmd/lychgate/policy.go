@@ -12,7 +12,7 @@ import (
 
 func newPolicy() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "policy", Short: "Check, test and try a policy bundle", Args: cobra.NoArgs,
+		Use: "policy", Short: "Check, test and try a policy bundle", Args: noArgs,
 		Long: `A policy bundle is a directory of Rego. Without a directory these verbs look at the rule that is built in.
 docs/policy-guide.md explains how to write one.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

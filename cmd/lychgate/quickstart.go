@@ -33,7 +33,7 @@ type quickstart struct {
 func newQuickstart() *cobra.Command {
 	var q quickstart
 	cmd := &cobra.Command{
-		Use: "quickstart", Short: "Start a gate with everything embedded, filled and ready to try", Args: cobra.NoArgs,
+		Use: "quickstart", Short: "Start a gate with everything embedded, filled and ready to try", Args: noArgs,
 		Long: `Quickstart makes a directory with a configuration, a development CA, a forge in a YAML file, keys and tokens,
 starts the gate on it, publishes a small cache through the signed-write path, and prints three commands to try.
 

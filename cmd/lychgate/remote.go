@@ -58,7 +58,7 @@ func newWhoami() *cobra.Command {
 	var r remote
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "whoami", Short: "Show who the gate takes you for", Args: cobra.NoArgs,
+		Use: "whoami", Short: "Show who the gate takes you for", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := r.open()
 			if err != nil {

@@ -2,15 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lychgate/lychgate/authz/provenance"
 )
 
 // TestMain lets scripts run the command, and lets this binary be the command.
@@ -22,12 +27,12 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setupScript,
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"ready": scriptReady, "example": scriptExample, "revoke": scriptRevoke, "gone": scriptGone},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"ready": scriptReady, "example": scriptExample, "revoke": scriptRevoke, "gone": scriptGone, "code": scriptCode, "await": scriptAwait},
 	})
 }
 
 // setupScript gives each script a gate's directory in $Q, as quickstart prepares it, with its tokens and with nothing running, and two
-// free addresses in $HTTPS and $ADMIN.
+// free addresses in $HTTPS and $ADMIN. $NAMESPACE is what SSH signatures of statements are for.
 func setupScript(env *testscript.Env) error {
 	https, err := scriptAddress()
 	if err != nil {
@@ -54,6 +59,7 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("ADMIN", admin)
 	env.Setenv("GATE", q.url())
 	env.Setenv("CI", os.Getenv("CI"))
+	env.Setenv("NAMESPACE", provenance.Namespace)
 	return g.close()
 }
 
@@ -67,7 +73,7 @@ func scriptAddress() (string, error) {
 
 // scriptReady waits until the gate that the script started answers.
 func scriptReady(ts *testscript.TestScript, _ bool, _ []string) {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		res, err := http.Get("http://" + ts.Getenv("ADMIN") + "/readyz")
 		if err == nil {
@@ -89,6 +95,35 @@ func scriptExample(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// scriptCode runs lychgate with the arguments after the first, which is the exit code that it must have.
+func scriptCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("lychgate", args[1:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if want := args[0]; strconv.Itoa(code) != want {
+		ts.Fatalf("exit code %d, want %s", code, want)
+	}
+}
+
+// scriptAwait waits until a file is there.
+func scriptAwait(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(patience)
+	for {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not appear", args[0])
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // scriptRevoke revokes the token with a note, by the id that list shows.
 func scriptRevoke(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(ts.Exec("lychgate", "token", "list", "--json"))
@@ -105,7 +140,7 @@ func scriptRevoke(ts *testscript.TestScript, _ bool, args []string) {
 
 // scriptGone waits until whoami is refused.
 func scriptGone(ts *testscript.TestScript, _ bool, args []string) {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for ts.Exec("lychgate", append([]string{"whoami"}, args...)...) == nil {
 		if time.Now().After(deadline) {
 			ts.Fatalf("the token still works")

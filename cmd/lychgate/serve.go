@@ -26,7 +26,7 @@ import (
 func newServe() *cobra.Command {
 	var configPath, logFormat string
 	cmd := &cobra.Command{
-		Use: "serve", Short: "Run the gate", Args: cobra.NoArgs,
+		Use: "serve", Short: "Run the gate", Args: noArgs,
 		Long: `Serve opens the doors that the configuration names and runs until it gets SIGTERM or an interrupt. Then it
 takes no new connections, lets open transfers finish for as long as limits.drain says, and exits 0.
 

@@ -18,7 +18,7 @@ import (
 
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "token", Short: "Create, list and revoke gate tokens", Args: cobra.NoArgs,
+		Use: "token", Short: "Create, list and revoke gate tokens", Args: noArgs,
 		Long: `A gate token is a password made for .netrc: BitBake and wget send it as Basic, everything else may send it as
 Bearer. It stands for one user of a forge, expires, and is kept only as a keyed hash.
 
@@ -53,7 +53,7 @@ func newTokenCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create --user NAME", Short: "Create a token and print it, once",
 		Example: "  lychgate token create --user alice --ttl 720h --note 'build host 7'",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if user == "" {
 				return usageError("--user is missing: name a user of a forge")
@@ -120,7 +120,7 @@ func newTokenList() *cobra.Command {
 	var configPath string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "list", Short: "List the tokens; the secrets are not kept and cannot be shown", Args: cobra.NoArgs,
+		Use: "list", Short: "List the tokens; the secrets are not kept and cannot be shown", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withTokens(cmd.Context(), configPath, func(_ *decider, tokens *authn.Tokens) error {
 				infos, err := tokens.List(cmd.Context())
