@@ -92,81 +92,81 @@ func TestHostDenials(t *testing.T) {
 		err  error // nil: none
 		make func(w *world) *authz.Request
 	}{
-		{"no record", "not-recorded", deny, nil, func(w *world) *authz.Request {
+		{"no record", "not_recorded", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), ref("main", "absent"))
 		}},
-		{"no name", "not-recorded", deny, nil, func(w *world) *authz.Request {
+		{"no name", "not_recorded", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Stat, user("alice"), artifact.Ref{Zone: "main"})
 		}},
-		{"no sources", "no-sources", deny, nil, func(w *world) *authz.Request {
+		{"no sources", "no_sources", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), w.publish("x", list()))
 		}},
-		{"no claim", "no-sources", deny, nil, func(w *world) *authz.Request {
+		{"no claim", "no_sources", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), w.publish("x"))
 		}},
-		{"unresolvable", "unresolvable-source", deny, nil, func(w *world) *authz.Request {
+		{"unresolvable", "unresolvable_source", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, user("alice"), w.publish("x", list(publicRepo(), bad)))
 		}},
-		{"set lost", "missing-source-set", deny, errAny, func(w *world) *authz.Request {
+		{"set lost", "missing_source_set", deny, errAny, func(w *world) *authz.Request {
 			r := w.publish("x", list(publicRepo()))
 			clear(w.sets)
 			return ask(authz.Read, user("alice"), r)
 		}},
-		{"set swapped", "missing-source-set", deny, errAny, func(w *world) *authz.Request {
+		{"set swapped", "missing_source_set", deny, errAny, func(w *world) *authz.Request {
 			r := w.publish("x", list(repo("a")))
 			w.sets[w.records[r].Claims[0].Sources] = source.NewSet(list(publicRepo()))
 			return ask(authz.Read, user("alice"), r)
 		}},
-		{"store broken", "store-failed", unavailable, errBroken, func(w *world) *authz.Request {
+		{"store broken", "store_failed", unavailable, errBroken, func(w *world) *authz.Request {
 			w.broken = errBroken
 			return ask(authz.Read, user("alice"), ref("main", "x"))
 		}},
-		{"forge down", "permission-unknown", unavailable, nil, func(w *world) *authz.Request {
+		{"forge down", "permission_unknown", unavailable, nil, func(w *world) *authz.Request {
 			w.down = errBroken
 			return ask(authz.Read, user("alice"), w.publish("x", list(repo("a"))))
 		}},
-		{"fact without limit", "permission-unknown", unavailable, nil, func(w *world) *authz.Request {
+		{"fact without limit", "permission_unknown", unavailable, nil, func(w *world) *authz.Request {
 			w.life = 0
 			return ask(authz.Read, user("alice"), w.publish("x", list(repo("a"))))
 		}},
-		{"fact of 300 s", "permission-unknown", unavailable, nil, func(w *world) *authz.Request {
+		{"fact of 300 s", "permission_unknown", unavailable, nil, func(w *world) *authz.Request {
 			r := w.publish("x", list(repo("a")))
 			w.life, w.lag = 24*time.Hour, 300*time.Second
 			w.records[r] = at(w.records[r], w.clock.Add(-time.Hour))
 			return ask(authz.Read, user("alice"), r)
 		}},
-		{"fact older than the artifact", "permission-unknown", unavailable, nil, func(w *world) *authz.Request {
+		{"fact older than the artifact", "permission_unknown", unavailable, nil, func(w *world) *authz.Request {
 			w.lag = time.Second
 			return ask(authz.Read, user("alice"), w.publish("x", list(repo("a"))))
 		}},
-		{"blocked", "user-refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
+		{"blocked", "user_refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
 			w.users["alice"] = forge.User{ID: "alice", Name: "alice", Blocked: true}
 			return ask(authz.Read, user("alice"), w.publish("x", list(publicRepo())))
 		}},
-		{"unknown user", "user-refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
+		{"unknown user", "user_refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
 			return ask(authz.Read, user("eve"), w.publish("x", list(publicRepo())))
 		}},
-		{"another forge's user", "user-refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
+		{"another forge's user", "user_refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
 			p := user("alice")
 			p.Forge = "other"
 			return ask(authz.Read, p, w.publish("x", list(publicRepo())))
 		}},
-		{"expired credential", "user-refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
+		{"expired credential", "user_refused", deny, authn.ErrRefused, func(w *world) *authz.Request {
 			p := user("alice")
 			p.Expires = w.clock
 			return ask(authz.Read, p, w.publish("x", list(publicRepo())))
 		}},
-		{"directory down", "user-unknown", unavailable, authz.ErrUnavailable, func(w *world) *authz.Request {
+		{"directory down", "user_unknown", unavailable, authz.ErrUnavailable, func(w *world) *authz.Request {
 			w.lost = errBroken
 			return ask(authz.Read, user("alice"), w.publish("x", list(publicRepo())))
 		}},
 		{"anonymous", "anonymous", deny, nil, func(w *world) *authz.Request {
 			return ask(authz.Read, &authn.Principal{Kind: authn.Anonymous}, w.publish("x", list(publicRepo())))
 		}},
-		{"nobody", "bad-request", deny, errAny, func(w *world) *authz.Request {
+		{"nobody", "bad_request", deny, errAny, func(w *world) *authz.Request {
 			return ask(authz.Read, nil, w.publish("x", list(publicRepo())))
 		}},
-		{"write without statement", "bad-request", deny, errAny, func(w *world) *authz.Request {
+		{"write without statement", "bad_request", deny, errAny, func(w *world) *authz.Request {
 			return ask(authz.Write, user("alice"), ref("main", "x"))
 		}},
 	} {
@@ -212,7 +212,7 @@ func TestPolicyFailures(t *testing.T) {
 		a := w.authorizer()
 		r := ask(authz.Read, user("alice"), w.publish("x", list(publicRepo())))
 		answer, err := decide(t, a, r)
-		if d := answer.Decision; d.Verdict != deny || err == nil || d.Rule != "lychgate" || !strings.HasPrefix(d.Reasons[0], "policy-failed: ") {
+		if d := answer.Decision; d.Verdict != deny || err == nil || d.Rule != "lychgate" || !strings.HasPrefix(d.Reasons[0], "policy_failed: ") {
 			t.Errorf("%s: %+v, %v; want a denial and an error", name, d, err)
 		}
 		w.setPolicy("r", 0, always(allow))

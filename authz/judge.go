@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -18,19 +19,19 @@ const hostRule = "lychgate"
 
 // The codes that begin the reasons of such decisions. They are stable: people search audit trails for them.
 const (
-	codeRequest      = "bad-request"
-	codeUser         = "user-refused"
-	codeUserUnknown  = "user-unknown"
-	codeStore        = "store-failed"
-	codeMoved        = "revoked-meanwhile"
-	codeAway         = "forge-away"
-	codeNotRecorded  = "not-recorded"
-	codeNoSources    = "no-sources"
-	codeUnresolvable = "unresolvable-source"
-	codeMissingSet   = "missing-source-set"
-	codeOpenFact     = "permission-unknown"
+	codeRequest      = "bad_request"
+	codeUser         = "user_refused"
+	codeUserUnknown  = "user_unknown"
+	codeStore        = "store_failed"
+	codeMoved        = "revoked_meanwhile"
+	codeAway         = "forge_away"
+	codeNotRecorded  = "not_recorded"
+	codeNoSources    = "no_sources"
+	codeUnresolvable = "unresolvable_source"
+	codeMissingSet   = "missing_source_set"
+	codeOpenFact     = "permission_unknown"
 	codeAnonymous    = "anonymous"
-	codePolicy       = "policy-failed"
+	codePolicy       = "policy_failed"
 )
 
 // question is one request at one moment, for one view, under one revision of the policy.
@@ -188,10 +189,12 @@ func openSources(sources []SourceFact) int {
 	return n
 }
 
-// deny makes d a denial by the host, the reason in front of policy's own.
+// deny makes d a denial by the host, the reason in front of those of policy's own that say something else.
 func (d *Decision) deny(v Verdict, reason string) {
+	code, _, _ := strings.Cut(reason, ":")
+	others := slices.DeleteFunc(slices.Clone(d.Reasons), func(r string) bool { return strings.HasPrefix(r, code+":") })
 	d.Verdict, d.Rule, d.AnonymousOK = v, hostRule, false
-	d.Reasons = append([]string{reason}, d.Reasons...)
+	d.Reasons = append([]string{reason}, others...)
 }
 
 // consult asks policy once. An error, a panic, a missed deadline or a verdict that is none is a denial.
