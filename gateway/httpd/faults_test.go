@@ -165,9 +165,9 @@ func TestDrain(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	o := gwtest.Object{Name: gwtest.NewObject("hello", "package").Name, Content: noise(8, large)}
 	g.Publish([]gwtest.Object{o}, publicSource)
-	var open1 []*http.Response
+	var held []*http.Response
 	for _, protocol := range []string{"http/1.1", "h2"} {
-		open1 = append(open1, open(t, t.Context(), narrow(t, g, "bob", protocol), mount+o.Name, ""))
+		held = append(held, open(t, t.Context(), narrow(t, g, "bob", protocol), mount+o.Name, ""))
 	}
 	stopped := make(chan struct{})
 	go func() { g.Stop(); close(stopped) }()
@@ -178,7 +178,7 @@ func TestDrain(t *testing.T) {
 		}
 		return err != nil
 	})
-	for _, res := range open1 {
+	for _, res := range held {
 		got, err := io.ReadAll(res.Body)
 		if err != nil || !bytes.Equal(got, o.Content) {
 			t.Errorf("HTTP/%d: %d of %d bytes came, then %v", res.ProtoMajor, len(got), large, err)
