@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/lychgate/lychgate/authz"
@@ -139,7 +140,7 @@ func (s *Session) Presence(ctx context.Context, zone string, names []string) ([]
 	if err != nil {
 		return present, nil // nothing is there; which zones there are is nobody's to learn
 	}
-	batch := presenceBatch{session: s, zone: zone, id: newRequestID()}
+	batch := presenceBatch{session: s, zone: zone, id: newRequestID(), left: len(names)}
 	for i, name := range names {
 		if ctx.Err() != nil {
 			return nil, unavailable("answer a batch", ctx.Err())
@@ -160,14 +161,19 @@ func (s *Session) Presence(ctx context.Context, zone string, names []string) ([]
 	return present, batch.close()
 }
 
-// presenceEvent is how many names one event holds at most, so that a line stays readable.
-const presenceEvent = 1000
+const (
+	// presenceEvent is how many names one event holds at most, so that a line stays readable.
+	presenceEvent = 1000
+	// presenceAppend is how many events go to the journal at once: less than a megabyte, in buffers that it keeps.
+	presenceAppend = 4
+)
 
 // presenceBatch gathers the verdicts of a batch into few events.
 type presenceBatch struct {
 	session *Session
 	zone    string
 	id      string
+	left    int // names still to come, at most
 	events  []*audit.Event
 }
 
@@ -176,22 +182,22 @@ func (b *presenceBatch) add(r *authz.Request, a *authz.Answer) {
 	if n == 0 || len(b.events[n-1].Objects) == presenceEvent {
 		e := b.session.event("presence", b.id)
 		e.Action, e.Zone = string(authz.Stat), b.zone
-		e.Objects = make([]audit.Object, 0, 64)
+		e.Objects = make([]audit.Object, 0, min(b.left, presenceEvent))
 		e.Decision.FactAge = -1
 		b.events = append(b.events, e)
 		n++
 	}
+	b.left--
 	e := b.events[n-1]
 	e.Decision.Policy = a.Decision.Revision
 	e.Objects = append(e.Objects, audit.Object{Path: r.Ref.Name(), Verdict: verdict(a.Decision)})
 }
 
 func (b *presenceBatch) close() error {
-	if len(b.events) == 0 {
-		return nil
-	}
-	if _, err := b.session.gate.Journal.AppendBatch(b.events); err != nil {
-		return fmt.Errorf("%w: record the decisions: %w", ErrUnavailable, err)
+	for events := range slices.Chunk(b.events, presenceAppend) {
+		if _, err := b.session.gate.Journal.AppendBatch(events); err != nil {
+			return fmt.Errorf("%w: record the decisions: %w", ErrUnavailable, err)
+		}
 	}
 	return nil
 }

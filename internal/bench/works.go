@@ -254,15 +254,19 @@ func (w *world) freshRate(ctx context.Context) (float64, error) {
 	return all[nginx.name].median(turn.rate), err
 }
 
-// headCost is the processor time that the gate spends on a HEAD on a kept connection, measured if it was not.
-func (w *world) headCost(ctx context.Context) (time.Duration, error) {
+// headCost is the processor time that the gate spends on a HEAD, on a connection of its own or on a kept one, measured if it
+// was not.
+func (w *world) headCost(ctx context.Context, connect bool) (time.Duration, error) {
 	if err := w.prepare(ctx); err != nil {
 		return 0, err
 	}
-	gate := w.servers.gate
+	gate, conns := w.servers.gate, keptConns
+	if connect {
+		conns = freshJobs
+	}
 	find := func() time.Duration {
 		for _, d := range w.details {
-			if !d.connect && d.name == gate.name {
+			if d.connect == connect && d.name == gate.name {
 				return d.processor
 			}
 		}
@@ -271,7 +275,7 @@ func (w *world) headCost(ctx context.Context) (time.Duration, error) {
 	if cost := find(); cost > 0 {
 		return cost, nil
 	}
-	if _, err := w.compare(ctx, w.heads(keptConns, false, gate)...); err != nil {
+	if _, err := w.compare(ctx, w.heads(conns, connect, gate)...); err != nil {
 		return 0, err
 	}
 	if cost := find(); cost > 0 {
