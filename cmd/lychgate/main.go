@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -47,6 +48,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	if e.err != nil {
 		fmt.Fprintln(errOut, "lychgate:", e.err)
+	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		fmt.Fprintln(errOut, "lychgate: the gate's certificate is not trusted here: give the CA that signed it with --ca FILE")
 	}
 	return e.code
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -14,13 +15,15 @@ import (
 )
 
 // remote is how a verb reaches a gate.
-type remote struct{ gate, caFile, tokenFile string }
+type remote struct{ gate, caFile, tokenFile, certFile, keyFile string }
 
 // flags adds the flags that every verb of a client has.
 func (r *remote) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&r.gate, "gate", os.Getenv("LYCHGATE_GATE"), "`URL` of the gate; LYCHGATE_GATE names it too")
 	cmd.Flags().StringVar(&r.caFile, "ca", os.Getenv("LYCHGATE_CA"), "PEM `file` that verifies the gate; LYCHGATE_CA names it too; default: the system's")
 	cmd.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("LYCHGATE_TOKEN_FILE"), "`file` that holds a gate token; LYCHGATE_TOKEN_FILE names it, LYCHGATE_TOKEN holds a token itself")
+	cmd.Flags().StringVar(&r.certFile, "tls-cert", "", "client certificate `file` in PEM, in place of a token; with --tls-key")
+	cmd.Flags().StringVar(&r.keyFile, "tls-key", "", "`file` with the private key of --tls-cert")
 }
 
 // open returns a client, or says which flag is missing.
@@ -28,22 +31,40 @@ func (r *remote) open() (*client.Client, error) {
 	if r.gate == "" {
 		return nil, usageError("--gate is missing: give the gate's URL, such as https://gate.example.com:8443")
 	}
-	token, err := r.token()
-	if err != nil {
+	cfg := client.Config{Gate: r.gate, CAFile: r.caFile, UserAgent: "lychgate/" + version()}
+	if err := r.credential(&cfg); err != nil {
 		return nil, err
 	}
-	c, err := client.New(client.Config{Gate: r.gate, Token: token, CAFile: r.caFile, UserAgent: "lychgate/" + version()})
+	c, err := client.New(cfg)
 	if err != nil {
 		return nil, &exitError{code: exitUsage, err: err}
 	}
 	return c, nil
 }
 
+// credential sets the client certificate or the token to show.
+func (r *remote) credential(cfg *client.Config) error {
+	if (r.certFile == "") != (r.keyFile == "") {
+		return usageError("--tls-cert and --tls-key belong together")
+	}
+	if r.certFile != "" {
+		pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
+		if err != nil {
+			return usageError("load the client certificate: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+		return nil
+	}
+	var err error
+	cfg.Token, err = r.token()
+	return err
+}
+
 func (r *remote) token() (authn.Secret, error) {
 	if r.tokenFile == "" {
 		text := os.Getenv("LYCHGATE_TOKEN")
 		if text == "" {
-			return authn.Secret{}, usageError("no token: give --token-file FILE, or set LYCHGATE_TOKEN")
+			return authn.Secret{}, usageError("no token: give --token-file FILE, or set LYCHGATE_TOKEN, or show a client certificate with --tls-cert and --tls-key")
 		}
 		return authn.NewSecret(text), nil
 	}
