@@ -202,10 +202,10 @@ func TestStoreDiskFull(t *testing.T) {
 	var disk smallDisk
 	w := newWorld(t, raceBinary(t), func(dir, text string) string {
 		disk = mountSmall(t, filepath.Join(dir, "state"), "12m")
-		return text + "audit: {dir: journal, min_free: 1MiB}\n"
+		return text + "audit: {dir: journal, min_free: 1MiB}\nlimits: {upload_min_free: 1MiB}\n"
 	})
 	gate := w.start()
-	there, large, plain := newItem("there-native", 100_000, true), newItem("large-native", 2<<20, true), newItem("plain-native", 1<<20, true)
+	there, large, plain := newItem("there-native", 100_000, true), newItem("large-native", 3<<20, true), newItem("plain-native", 1<<20, true)
 	ready := newItem("ready-native", 300_000, true)
 	w.mustPublish(there)
 	alice, ci := w.person("alice"), w.person("ci")
@@ -225,7 +225,7 @@ func TestStoreDiskFull(t *testing.T) {
 		return ci.do("PUT", "/v1/uploads/"+begun.ID+"/0", large.content[off:], "Upload-Offset", strconv.FormatInt(off, 10))
 	}
 
-	disk.fill(300 << 10)
+	disk.fill(1300 << 10) // above limits.upload_min_free, so that the disk itself ends the first write
 	refuse := func(what string, got answered) {
 		t.Helper()
 		if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
@@ -301,7 +301,7 @@ func TestDiskFullUnderLoad(t *testing.T) {
 	w := newWorld(t, raceBinary(t), func(dir, text string) string {
 		journal = mountSmall(t, filepath.Join(dir, "journal"), "48m")
 		store = mountSmall(t, filepath.Join(dir, "state"), "96m")
-		return text + "audit: {dir: journal, min_free: 1MiB}\n"
+		return text + "audit: {dir: journal, min_free: 1MiB}\nlimits: {upload_min_free: 1MiB}\n"
 	})
 	k := &killRun{world: w, history: newHistory()}
 	gate := w.start()
@@ -315,17 +315,20 @@ func TestDiskFullUnderLoad(t *testing.T) {
 		got := w.person("ci").do("PUT", at(newItem("probe-native", 1, true).name), make([]byte, 1<<20))
 		return got.status == http.StatusServiceUnavailable
 	}
-	for range 2 {
-		gate.await("writes", func() bool { _, ok := k.pick(); return ok })
-		journal.fill(0)
-		gate.await("the gate is not ready", func() bool { status, _ := w.admin("/readyz"); return status == http.StatusServiceUnavailable })
-		journal.empty()
-		gate.await("the gate is ready again", func() bool { status, _ := w.admin("/readyz"); return status == http.StatusOK })
-		store.fill(64 << 10)
-		gate.await("a write is refused", refused)
-		store.empty()
-		gate.await("a write is taken", func() bool { return !refused() })
+	moreWrites := func() {
+		before := k.acknowledgements()
+		gate.await("more writes", func() bool { return k.acknowledgements() > before+10 })
 	}
+	moreWrites()
+	journal.fill(0)
+	gate.await("the gate is not ready", func() bool { status, _ := w.admin("/readyz"); return status == http.StatusServiceUnavailable })
+	journal.empty()
+	gate.await("the gate is ready again", func() bool { status, _ := w.admin("/readyz"); return status == http.StatusOK })
+	moreWrites()
+	store.fill(64 << 10)
+	gate.await("a write is refused", refused)
+	store.empty()
+	moreWrites()
 	cancel()
 	load.Wait()
 	wal, err := os.Stat(k.q.path("state/lychgate.db-wal"))

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ import (
 // compare what clients saw with the store, the records and the journal. KILL_CYCLES says how often; make test-full sets 200.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	cycles := 12
+	cycles := 8
 	if text := os.Getenv("KILL_CYCLES"); text != "" {
 		var err error
 		if cycles, err = strconv.Atoi(text); err != nil {
@@ -37,15 +38,18 @@ func TestKill(t *testing.T) {
 	}
 	k := &killRun{world: newWorld(t, buildBinary(t), nil), history: newHistory()}
 	began := time.Now()
-	for i := range cycles {
-		k.cycle(i)
+	done := 0
+	for ; done < cycles || done < cycles+30 && len(k.missing()) > 0; done++ { // on a slow machine a cycle holds little
+		k.cycle(done)
 	}
 	e := k.finish()
 	for _, complaint := range e.complaints() {
 		t.Error(complaint)
 	}
-	k.demandLoad()
-	t.Logf("%d cycles in %s: %s", cycles, time.Since(began).Round(time.Second), e.summary())
+	for _, kind := range k.missing() {
+		t.Errorf("the load brought about no %s: the run shows nothing", kind)
+	}
+	t.Logf("%d cycles in %s: %s", done, time.Since(began).Round(time.Second), e.summary())
 }
 
 // killRun kills a gate under load.
@@ -484,13 +488,12 @@ func (k *killRun) checkResumable() {
 	}
 }
 
-// demandLoad fails a run whose load did not reach every kind of request: it would show nothing.
-func (k *killRun) demandLoad() {
-	h := k.history
+// missing returns the kinds of request that the load has not brought about yet.
+func (h *history) missing() []string {
 	counts := map[string]int{"acknowledged write": len(h.written), "resumed upload": h.resumes, "name that was kept": h.kept}
 	for _, r := range h.reads {
 		counts["read"]++
-		if r.cut {
+		if r.cut && r.size > 0 {
 			counts["read that was cut"]++
 		}
 		if r.off > 0 {
@@ -500,12 +503,8 @@ func (k *killRun) demandLoad() {
 	for _, v := range h.verdicts {
 		counts[fmt.Sprintf("%s answered %t", v.how, v.present)]++
 	}
-	for _, want := range []string{
+	return slices.DeleteFunc([]string{
 		"acknowledged write", "resumed upload", "name that was kept", "read", "read that was cut", "range",
 		"head answered true", "head answered false", "presence answered true", "presence answered false", "get answered false",
-	} {
-		if counts[want] == 0 {
-			k.t.Errorf("the load brought about no %s", want)
-		}
-	}
+	}, func(kind string) bool { return counts[kind] > 0 })
 }
