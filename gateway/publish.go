@@ -194,28 +194,57 @@ func (w *write) withRepos(ctx context.Context, sources []source.Source) ([]sourc
 }
 
 // inputSets returns what is on record of the build-time inputs that the statement names by digest, so that a statement
-// cannot have fewer transitive sources than its inputs.
+// cannot have fewer transitive sources than its inputs. Of an input that the statement leaves to the record something must
+// be known: else it counts as a source that nobody may read.
 func (w *write) inputSets(ctx context.Context, st *provenance.Statement) ([]*source.Set, error) {
-	digests := make([]artifact.Digest, len(st.Artifacts))
-	for i, a := range st.Artifacts {
-		digests[i] = a.Digest
-	}
-	records := w.session.gate.Records
-	var sets []*source.Set
-	for zone := w.zone; zone.Name != ""; zone = w.session.gate.zones[zone.Base] {
-		ids, err := records.InputSets(ctx, zone.Name, digests)
+	known := map[source.SetID]bool{}
+	var listed []artifact.Digest
+	missing := false
+	for _, a := range st.Artifacts {
+		if !a.Recorded {
+			listed = append(listed, a.Digest)
+			continue
+		}
+		found, err := w.recordedInputs(ctx, known, a.Digest) // each by itself, or an unknown one would hide among others
 		if err != nil {
-			return nil, unavailable("look up the build-time inputs", err)
+			return nil, err
 		}
-		for _, id := range ids {
-			set, err := records.Set(ctx, id)
-			if err != nil {
-				return nil, unavailable("look up a source set", err)
-			}
-			sets = append(sets, set)
+		missing = missing || !found
+	}
+	if _, err := w.recordedInputs(ctx, known, listed...); err != nil {
+		return nil, err
+	}
+	sets := make([]*source.Set, 0, len(known)+1)
+	for id := range known {
+		set, err := w.session.gate.Records.Set(ctx, id)
+		if err != nil {
+			return nil, unavailable("look up a source set", err)
 		}
+		sets = append(sets, set)
+	}
+	if missing {
+		sets = append(sets, source.NewSet([]source.Source{{Type: source.Unresolvable, Reason: noInputRecord}}))
 	}
 	return sets, nil
+}
+
+// noInputRecord is why the transitive sources of an object are not all known. It does not say which input is meant: a
+// set is shared by whatever has the same sources.
+const noInputRecord = "a build-time input is not on record at this gate"
+
+// recordedInputs adds the transitive sets that are on record, in the zone or one it reads through to, under any of these
+// digests. It reports whether there were any.
+func (w *write) recordedInputs(ctx context.Context, sets map[source.SetID]bool, digests ...artifact.Digest) (found bool, err error) {
+	for zone := w.zone; zone.Name != ""; zone = w.session.gate.zones[zone.Base] {
+		ids, err := w.session.gate.Records.InputSets(ctx, zone.Name, digests)
+		if err != nil {
+			return false, unavailable("look up the build-time inputs", err)
+		}
+		for _, id := range ids {
+			sets[id], found = true, true
+		}
+	}
+	return found, nil
 }
 
 // decide asks policy for each object and makes the decision durable.

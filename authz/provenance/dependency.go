@@ -15,7 +15,9 @@ import (
 //
 //	source    a direct source     uri, and its revision as digest.gitCommit, digest.sha256 or the annotation lychgate.rev
 //	input     a transitive one    the same
-//	artifact  a build-time input  name and digest.sha256
+//	artifact  a build-time input  name and digest.sha256, and perhaps the annotation lychgate.recorded
+//
+// An artifact's lychgate.recorded is "true" or absent: see [Dependency].
 //
 // A uri is SCHEME://HOST/PATH with the scheme of uriSchemes and everything but unreserved characters and "/:@+"
 // percent-encoded. What could not be resolved to a repository is listed too, with uriUnresolvable and the reason. Each
@@ -33,10 +35,11 @@ type digestsJSON struct {
 }
 
 type annotationsJSON struct {
-	Role   string `json:"lychgate.role"`
-	Type   string `json:"lychgate.type,omitzero"`
-	Rev    string `json:"lychgate.rev,omitzero"`
-	Reason string `json:"lychgate.reason,omitzero"`
+	Role     string `json:"lychgate.role"`
+	Type     string `json:"lychgate.type,omitzero"`
+	Rev      string `json:"lychgate.rev,omitzero"`
+	Reason   string `json:"lychgate.reason,omitzero"`
+	Recorded string `json:"lychgate.recorded,omitzero"`
 }
 
 const (
@@ -45,6 +48,7 @@ const (
 	roleArtifact = "artifact"
 
 	uriUnresolvable = "lychgate:unresolvable"
+	isRecorded      = "true"
 )
 
 // uriScheme returns the scheme that stands for a type of source. "git+https" and its kin name the form of the
@@ -90,7 +94,7 @@ func (s *Statement) dependencies() ([]dependencyJSON, error) {
 		list = append(list, describeArtifact(a))
 	}
 	slices.SortFunc(list, compareDependencies)
-	list = slices.Compact(list)
+	list = slices.CompactFunc(list, sameDependency) // of two, the first stays
 	if len(list) > MaxDependencies {
 		return nil, fmt.Errorf("%d dependencies, at most %d are allowed; split the statement", len(list), MaxDependencies)
 	}
@@ -106,17 +110,26 @@ func compareDependencies(a, b dependencyJSON) int {
 		cmp.Compare(a.Digest.SHA256, b.Digest.SHA256),
 		cmp.Compare(a.Annotations.Rev, b.Annotations.Rev),
 		cmp.Compare(a.Annotations.Reason, b.Annotations.Reason),
+		cmp.Compare(b.Annotations.Recorded, a.Annotations.Recorded), // backwards: recorded first
 	)
+}
+
+// sameDependency reports whether a and b differ at most in being recorded.
+func sameDependency(a, b dependencyJSON) bool {
+	a.Annotations.Recorded, b.Annotations.Recorded = "", ""
+	return a == b
 }
 
 // addDependencies sorts descriptors into the statement's lists.
 func (s *Statement) addDependencies(list []dependencyJSON) error {
 	seen := make(map[dependencyJSON]bool, len(list))
 	for _, d := range list {
-		if seen[d] {
+		key := d
+		key.Annotations.Recorded = "" // recorded and not is one too many
+		if seen[key] {
 			return fmt.Errorf("dependency %.200q occurs twice", cmp.Or(d.URI, d.Name))
 		}
-		seen[d] = true
+		seen[key] = true
 		if err := s.addDependency(d); err != nil {
 			return fmt.Errorf("dependency %.200q: %w", cmp.Or(d.URI, d.Name), err)
 		}
@@ -141,9 +154,9 @@ func (s *Statement) addDependency(d dependencyJSON) error {
 		if err != nil {
 			return err
 		}
-		a := Dependency{d.Name, digest}
+		a := Dependency{d.Name, digest, d.Annotations.Recorded == isRecorded}
 		if describeArtifact(a) != d {
-			return errors.New("an artifact has a name, a sha256 digest and a role, and nothing else")
+			return errors.New("an artifact has a name, a sha256 digest, a role and whether it is recorded, and nothing else")
 		}
 		s.Artifacts = append(s.Artifacts, a)
 	default:
@@ -153,9 +166,13 @@ func (s *Statement) addDependency(d dependencyJSON) error {
 }
 
 func describeArtifact(a Dependency) dependencyJSON {
-	return dependencyJSON{
+	d := dependencyJSON{
 		Name: a.Name, Digest: digestsJSON{SHA256: a.Digest.Hex()}, Annotations: annotationsJSON{Role: roleArtifact},
 	}
+	if a.Recorded {
+		d.Annotations.Recorded = isRecorded
+	}
+	return d
 }
 
 // describe returns the one descriptor of a source. Repo is left out.

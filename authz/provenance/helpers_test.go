@@ -49,9 +49,12 @@ func sample() *provenance.Statement {
 			git("team/zlib", "50ff9644b9f2a2a4b2d5a4cbe2b9b3d0a8f1c2d3"),
 			{Type: source.Unresolvable, Reason: "the entry holds ${VAR}"},
 		},
-		Inputs:    []source.Source{git("team/zlib", "50ff9644b9f2a2a4b2d5a4cbe2b9b3d0a8f1c2d3")},
-		Artifacts: []provenance.Dependency{{Name: strings.ReplaceAll(nameA, "zlib", "gcc"), Digest: digest(3)}},
-		Builder:   "https://ci.example.com/runners/1", Invocation: "https://ci.example.com/runs/42", IssuedAt: now,
+		Inputs: []source.Source{git("team/zlib", "50ff9644b9f2a2a4b2d5a4cbe2b9b3d0a8f1c2d3")},
+		Artifacts: []provenance.Dependency{
+			{Name: strings.ReplaceAll(nameA, "zlib", "gcc"), Digest: digest(3)},
+			{Name: strings.ReplaceAll(nameA, "zlib", "make"), Digest: digest(4), Recorded: true},
+		},
+		Builder: "https://ci.example.com/runners/1", Invocation: "https://ci.example.com/runs/42", IssuedAt: now,
 	}
 }
 

@@ -42,6 +42,10 @@ type Subject struct {
 type Dependency struct {
 	Name   string // canonical path within the zone
 	Digest artifact.Digest
+	// Recorded says that the signer does not know what this artifact was built from, so that its sources are not among
+	// Inputs: the gate has them on record. A gate that has no record of the digest must count it as a source that nobody
+	// can be shown to have the right to. Where it is false the signer has listed them.
+	Recorded bool
 }
 
 // Statement is the signed claim: these bytes, under these names, were built from these sources by this job.
@@ -57,7 +61,7 @@ type Statement struct {
 	Recipe    string    // for people; may be empty
 	Sources   []source.Source
 	Inputs    []source.Source
-	Artifacts []Dependency // build-time inputs, by digest
+	Artifacts []Dependency // build-time inputs, by digest; none both Recorded and not
 	Builder   string       // URI of who runs such builds
 	// Invocation names the run, usually its URL; may be empty.
 	Invocation string
@@ -112,7 +116,8 @@ type (
 )
 
 // Encode returns the payload to sign. Equal statements give equal bytes, whatever the order of their members, and
-// a dependency given twice is written once. A statement that ParseStatement would refuse is refused here.
+// a dependency given twice is written once, as Recorded if it is so once. A statement that ParseStatement would refuse is
+// refused here.
 func (s *Statement) Encode() ([]byte, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("encode statement: %w", err)

@@ -48,6 +48,10 @@ func TestEncodeIsCanonical(t *testing.T) {
 		s := sample()
 		s.Sources = append(s.Sources, s.Sources...)
 		s.Artifacts = append(s.Artifacts, s.Artifacts...)
+		plain := s.Artifacts[1] // which is recorded
+		plain.Recorded = false
+		s.Artifacts = append(s.Artifacts, plain)
+		rand.Shuffle(len(s.Artifacts), func(i, j int) { s.Artifacts[i], s.Artifacts[j] = s.Artifacts[j], s.Artifacts[i] })
 		rand.Shuffle(len(s.Subjects), func(i, j int) { s.Subjects[i], s.Subjects[j] = s.Subjects[j], s.Subjects[i] })
 		rand.Shuffle(len(s.Sources), func(i, j int) { s.Sources[i], s.Sources[j] = s.Sources[j], s.Sources[i] })
 		s.IssuedAt = s.IssuedAt.In(time.FixedZone("elsewhere", 3600)).Add(999 * time.Millisecond)
@@ -201,6 +205,14 @@ func TestHostileStatements(t *testing.T) {
 		{"unresolvable with a type of git", `"lychgate.type":"unresolvable"`, `"lychgate.type":"git"`, "one form"},
 		{"unresolvable dressed as resolved", `"lychgate:unresolvable"`, `"git+https://git.example.com/public/x"`, "reason"},
 		{"artifact with a uri", `"lychgate.role":"artifact"`, `"lychgate.role":"artifact","lychgate.rev":"x"`, "nothing else"},
+		{"recorded is a boolean", `"lychgate.recorded":"true"`, `"lychgate.recorded":true`, "unmarshal JSON"},
+		{"recorded in words", `"lychgate.recorded":"true"`, `"lychgate.recorded":"yes"`, "nothing else"},
+		{"recorded in capitals", `"lychgate.recorded":"true"`, `"lychgate.recorded":"TRUE"`, "nothing else"},
+		{"recorded is false", `"lychgate.recorded":"true"`, `"lychgate.recorded":"false"`, "nothing else"},
+		{"recorded under another name", `"lychgate.recorded"`, `"lychgate.Recorded"`, "unknown"},
+		{"recorded twice", `"lychgate.recorded":"true"`, `"lychgate.recorded":"true","lychgate.recorded":"true"`, "duplicate"},
+		{"recorded source", `"lychgate.role":"input"`, `"lychgate.role":"input","lychgate.recorded":"true"`, "one form"},
+		{"recorded and not", `{"name":"universal/ab/cd/sstate:make-`, `{"name":"universal/ab/cd/sstate:make-` + nameA[len("universal/ab/cd/sstate:zlib-"):] + `","digest":{"sha256":"` + digest(4).Hex() + `"},"annotations":{"lychgate.role":"artifact"}},{"name":"universal/ab/cd/sstate:make-`, "twice"},
 		{"artifact without a digest", `"sha256":"03`, `"gitCommit":"03`, "64 hex"},
 		{"artifact with a bad name", "universal/ab/cd/sstate:gcc", "universal/ab/../ab/cd/sstate:gcc", "not an artifact name"},
 	}
