@@ -307,15 +307,15 @@ func (w *world) writeGateFiles(context.Context) error {
 
 // publish writes every object through the gate: the large one once by an upload, everything else where it lies.
 func (w *world) publish(ctx context.Context) (err error) {
+	p := publisher{world: w}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
 	running, err := w.startGateAndMirror(ctx)
 	if err != nil {
 		return err
 	}
 	defer stopAll(running)
-	p := publisher{world: w}
-	if err := p.open(ctx); err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for build := range objects / perBuild {
@@ -350,7 +350,7 @@ func (w *world) startGateAndMirror(ctx context.Context) (running []*process, err
 	return running, nil
 }
 
-// publisher writes as CI does.
+// publisher writes as CI does. Tokens are made before the gate starts.
 type publisher struct {
 	*world
 	client *client.Client
