@@ -10,6 +10,8 @@ them with the same load generator, and compares. Nothing in it is by hand. The t
 const pageNotes = `
 How to read it:
 
+- The first load average should be near 0; later ones are the work's own. A machine that does something else beside gives turns that lie far apart,
+  and verdicts that are worth little.
 - A ratio above 1 means that the gate does more than the peer, or takes less time. The exception is what audit adds, which is a share.
 - The load generator shares the cores with the server it drives. It costs every server the same, so a ratio is closer to 1 than it would be with a
   machine for each; the server's processor time, below, is without it.
@@ -18,7 +20,8 @@ How to read it:
 - The small objects are 20,000 files of 1 KiB, asked for in turn with the same credential. The gate knows them as imported records of 200 statements
   with three repositories each. Nginx and Caddy serve them from the page cache, and neither looks at the credential nor writes a log; the gate
   authenticates, decides and records every one in its journal.
-- OPA's server gets the same facts as data: who has the token, what an object was built from, what a user may read. Nginx keeps its connections to it.
+- OPA's server gets the same facts as data: who has the token, what an object was built from, what a user may read. Nginx asks it over a Unix
+  socket, on a new connection each time, since it drops one whose answer's body it has no use for.
 - Decisions and the journal are measured without a network. What audit adds is the processor time of one event, its share of fsync included,
   beside the processor time that the gate spends on a ` + "`HEAD`" + ` without it.
 - The start is ` + "`BenchmarkStart`" + ` of internal/sqldb; resident memory includes garbage and SQLite's own pages.
