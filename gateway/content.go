@@ -110,23 +110,37 @@ func (c *Content) watch(ctx context.Context, w io.Writer) (watched context.Conte
 	return watched, func() { cancel(nil); running.Wait() }
 }
 
-// recheck asks again whether the principal may read, with the credential it came with.
+// recheck asks again whether the principal may read, with the credential it came with. A withdrawn right leaves an event; the end
+// of the transfer meanwhile is none.
 func (c *Content) recheck(ctx context.Context) error {
 	now := *c.session
-	if err := now.identify(ctx); err != nil {
-		return ErrNotFound
+	r := authz.Request{Action: authz.Read, Door: now.door.Name, Ref: c.asked}
+	var answer authz.Answer
+	err := ErrNotFound
+	if now.identify(ctx) == nil {
+		r.Principal = now.principal
+		answer, err = now.gate.Authorizer.Decide(ctx, &r)
+		err = outcome(&answer, err)
 	}
-	r := authz.Request{Action: authz.Read, Door: c.session.door.Name, Principal: now.principal, Ref: c.asked}
-	answer, err := now.gate.Authorizer.Decide(ctx, &r)
-	if err := outcome(&answer, err); err != nil {
-		e := now.decisionEvent(&r, &answer, c.request)
-		e.Kind, e.Detail = "transfer.cut", "the right to read was withdrawn"
-		return errors.Join(err, now.record(e))
-	}
-	if answer.Record.Digest != c.Digest {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return errors.Join(err, c.recordCut(&r, &answer))
+	case answer.Record.Digest != c.Digest:
 		return ErrNotFound
 	}
 	return nil
+}
+
+// recordCut leaves an event of a right that was withdrawn while it was used.
+func (c *Content) recordCut(r *authz.Request, answer *authz.Answer) error {
+	e := c.session.decisionEvent(r, answer, c.request)
+	e.Kind, e.Detail = "transfer.cut", "the right to read was withdrawn"
+	if answer.Decision == nil {
+		e.Decision = audit.Decision{Verdict: "deny", FactAge: -1}
+	}
+	return c.session.record(e)
 }
 
 // open returns a reader of exactly the section, verified where it must be.
