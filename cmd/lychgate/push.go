@@ -19,7 +19,7 @@ import (
 // pushFlags are what push and import share.
 type pushFlags struct {
 	zone, key, certificate, audience, builder, invocation, extraFile string
-	layers                                                           []string
+	layers, stamps                                                   []string
 	namesFile                                                        string
 	jobs                                                             int
 	dryRun, again, quiet, asJSON, inPlace                            bool
@@ -33,6 +33,7 @@ func (f *pushFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.builder, "builder", "", "`URI` of what builds; default: from the CI job's environment, else this host")
 	cmd.Flags().StringVar(&f.invocation, "invocation", "", "`URL` of this run; default: from the CI job's environment")
 	cmd.Flags().StringArrayVar(&f.layers, "layer", nil, "`DIR=URL@REV`: the repository of the layer whose files lie below DIR; file:// entries are found there by name and checksum; may be repeated")
+	cmd.Flags().StringArrayVar(&f.stamps, "stamps", nil, "`DIR` of a build's stamps (tmp/stamps), after bitbake -S none TARGET: its signature files stand in for siginfo files that the cache lacks, as those of noexec tasks; may be repeated")
 	cmd.Flags().StringVar(&f.extraFile, "extra-sources", "", "`file` with sources that SRC_URI does not name, such as submodules: a line RECIPE SRC_URI_ENTRY [REV] each")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 4, "transfers at once")
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be written, and from which sources; write nothing")
@@ -50,13 +51,14 @@ func newPush() *cobra.Command {
 them by recipe, signs a statement for each group, and uploads what the gate does not have. It may be broken off and
 started again: it goes on where it was.
 
-What it cannot derive it does not push, and says why. docs/push.md explains what it needs to know of layers and
-submodules. Exit codes: 0 all is published, 1 something was refused or failed, 3 something could not be derived.`,
+What it cannot derive and the gate does not have it does not push, and says why. docs/push.md explains what it needs to
+know of layers, submodules and noexec tasks. Exit codes: 0 all is published, 1 something was refused or failed, or there
+was nothing to push, 3 something could not be derived.`,
 		Example: "  lychgate push build/sstate-cache --gate https://gate.example.com --token-file ci.token --key ~/.ssh/id_ed25519",
 		Args:    exactArgs(1, "the cache's directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := pushDir(cmd.Context(), r, f, args[0], progress(cmd, f.quiet))
-			return finishPush(cmd, report, err, f.asJSON)
+			return finishPush(cmd, report, named(args[0], err), f.asJSON)
 		},
 	}
 	r.flags(cmd)
@@ -84,7 +86,7 @@ A URL needs a directory index, or --names with a list of the objects.`,
 				push = pushMirror
 			}
 			report, err := push(cmd.Context(), r, f, args[0], progress(cmd, f.quiet))
-			return finishPush(cmd, report, err, f.asJSON)
+			return finishPush(cmd, report, named(args[0], err), f.asJSON)
 		},
 	}
 	r.flags(cmd)
@@ -148,7 +150,7 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 
 // derive reads what the siginfo files do not say.
 func (f *pushFlags) derive() (client.DeriveOptions, error) {
-	var opt client.DeriveOptions
+	opt := client.DeriveOptions{Stamps: f.stamps}
 	for _, text := range f.layers {
 		layer, err := parseLayer(text)
 		if err != nil {
@@ -224,6 +226,14 @@ func askPassphrase(prompt string) ([]byte, error) {
 	text, err := term.ReadPassword(fd)
 	fmt.Fprintln(os.Stderr)
 	return text, err
+}
+
+// named says of which cache there is nothing to push.
+func named(cache string, err error) error {
+	if errors.Is(err, client.ErrNoObjects) {
+		return fmt.Errorf("%s: %w", cache, err)
+	}
+	return err
 }
 
 // finishPush prints the report, also of a push that was broken off, and turns it into an exit code.

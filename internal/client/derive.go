@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lychgate/lychgate/authz/artifact"
+	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/authz/source"
 )
 
@@ -19,6 +20,10 @@ type DeriveOptions struct {
 	// Extra lists, by recipe, repositories that SRC_URI does not: submodules of gitsm:// entries, and the trees of
 	// externalsrc recipes. A recipe with an empty list has none.
 	Extra map[string][]source.Source
+	// Stamps are directories with the signature files that "bitbake -S none TARGET" writes (PV-PR.do_TASK.sigdata.HASH),
+	// which is tmp/stamps of a build. They stand in for siginfo files that the cache does not have: noexec tasks leave
+	// none there, and those of tasks that were not run are not downloaded.
+	Stamps []string
 	// Progress is told how many siginfo files were read; nil for silence.
 	Progress Progress
 }
@@ -41,6 +46,9 @@ type Build struct {
 	Sources []source.Source // the direct ones, sorted; empty when the recipe has none
 	// Used are the payloads of other recipes' tasks that the build used directly and the cache holds; sorted.
 	Used []string
+	// Recorded are the payloads that it used, directly or not, whose own sources could not be derived; sorted, and not
+	// in Used. Whoever has them on record must add their sources to Inputs, which lack them.
+	Recorded []string
 	// After are the indices of the builds it used, in Derivation.Builds.
 	After []int
 
@@ -49,7 +57,8 @@ type Build struct {
 }
 
 // Inputs returns the transitive sources, the direct ones included; sorted. What is not known of a build-time input is an
-// unresolvable source. The list is made anew: those of all builds together may be large.
+// unresolvable source, unless the cache holds its payload: see Recorded. The list is made anew: those of all builds
+// together may be large.
 func (b *Build) Inputs() []source.Source { return pick(*b.table, b.inputs) }
 
 // pick returns the members of a set, in the order of the table.
@@ -65,7 +74,7 @@ func pick(table []source.Source, set bits) []source.Source {
 
 // Problem is something about an object or a recipe, in words.
 type Problem struct {
-	Recipe string `json:"recipe"`
+	Recipe string `json:"recipe"`         // empty when it concerns the whole cache
 	Name   string `json:"name,omitempty"` // of the object; empty when it concerns the recipe
 	Reason string `json:"reason"`
 }
@@ -78,7 +87,8 @@ type Problem struct {
 // that works in the unpacked sources of another recipe (the gcc family) is built from that recipe's sources directly.
 // Transitive sources follow the dependencies on other recipes.
 //
-// It returns an error only when the cache cannot be listed, or ctx is done.
+// It returns an error only when the cache cannot be listed, a directory of stamps cannot be read or holds no signature file,
+// or ctx is done.
 func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, error) {
 	listing, err := cache.List(ctx)
 	if err != nil {
@@ -87,11 +97,19 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	if opt.Progress == nil {
 		opt.Progress = silence{}
 	}
-	g, err := readGraph(ctx, cache, listing.Objects, opt.Progress)
+	signatures, err := openStamps(ctx, opt.Stamps)
 	if err != nil {
 		return nil, err
 	}
-	d := &deriver{cache: cache, graph: g, layers: layerFiles{layers: opt.Layers}, extra: opt.Extra, index: map[source.Source]int{}}
+	defer signatures.close()
+	g, err := readGraph(ctx, cache, listing.Objects, signatures, opt.Progress)
+	if err != nil {
+		return nil, err
+	}
+	d := &deriver{
+		cache: cache, graph: g, layers: layerFiles{layers: opt.Layers}, extra: opt.Extra, stamps: len(opt.Stamps) > 0,
+		index: map[source.Source]int{}, leftAt: map[int32]int{},
+	}
 	d.findComponents()
 	d.reachFetches()
 	d.groupNodes(ctx)
@@ -109,6 +127,7 @@ type deriver struct {
 	graph  *graph
 	layers layerFiles
 	extra  map[string][]source.Source
+	stamps bool // some were given
 
 	component []int32           // of each node: the component's root
 	facts     map[int32]*family // by root
@@ -117,7 +136,9 @@ type deriver struct {
 
 	groups []group
 	of     []int32 // of each node: its group, or -1
-	why    []string
+	why    []reason
+	left   []int32 // nodes whose sources are left to who has their payloads on record
+	leftAt map[int32]int
 
 	table []source.Source // sources by index
 	index map[source.Source]int
@@ -140,6 +161,7 @@ type group struct {
 	fetches []int32
 	direct  bits
 	inputs  bits
+	left    bits    // into deriver.left
 	deps    []int32 // groups it used
 	unknown []int32 // nodes it used whose sources are not known
 	used    []int32 // nodes of other recipes it used
@@ -251,14 +273,14 @@ func (d *deriver) reachFrom(i int32, state []uint8) {
 func (d *deriver) groupNodes(ctx context.Context) {
 	nodes := d.graph.nodes
 	d.of = make([]int32, len(nodes))
-	d.why = make([]string, len(nodes))
+	d.why = make([]reason, len(nodes))
 	byKey := map[string]int32{}
 	memo := map[int32]fetched{}
 	for i := range nodes {
 		d.of[i] = -1
 		root := d.component[i]
 		fetches, why := d.fetchesOf(int32(i))
-		if why != "" {
+		if why.text != "" {
 			d.why[i] = why
 			continue
 		}
@@ -275,38 +297,76 @@ func (d *deriver) groupNodes(ctx context.Context) {
 }
 
 // fetchesOf returns the do_fetch tasks whose sources are those of node i, or why they cannot be told.
-func (d *deriver) fetchesOf(i int32) ([]int32, string) {
+func (d *deriver) fetchesOf(i int32) ([]int32, reason) {
 	n, f := &d.graph.nodes[i], d.facts[d.component[i]]
 	// A do_fetch that has nothing to do is not run and leaves no siginfo: then SRC_URI is known to be empty.
 	nothing := f.srcURI == empty
 	switch {
 	case n.problem != "":
-		return nil, n.problem
+		return nil, reason{text: n.problem}
 	case len(d.reach[i]) == 0:
 		f.early = append(f.early, i)
 		switch {
 		case len(f.fetches) > 0:
-			return f.fetches, ""
+			return f.fetches, reason{}
 		case f.missing && !nothing && !f.external:
-			return nil, "the siginfo of its recipe's do_fetch is not in the cache"
+			return nil, d.lost(d.gap(i))
 		case f.srcURI == set && !f.external:
-			return nil, "its recipe has an SRC_URI, but the siginfo of its do_fetch is not in the cache"
+			return nil, reason{text: "its recipe has an SRC_URI, but the siginfo of its do_fetch is not in the cache"}
 		}
-		return nil, ""
+		return nil, reason{}
 	}
 	var known []int32
 	for _, j := range d.reach[i] {
 		if j == contradiction {
-			return nil, "the siginfo files contradict each other: a task depends on itself"
+			return nil, reason{text: "the siginfo files contradict each other: a task depends on itself"}
 		}
 		fetch := &d.graph.nodes[j]
 		if fetch.problem == "" {
 			known = append(known, j)
 		} else if own := d.component[j] == d.component[i]; !own || !nothing {
-			return nil, fmt.Sprintf("%s: %s", fetch, fetch.problem)
+			return nil, d.lost(fetch)
 		}
 	}
-	return known, ""
+	return known, reason{}
+}
+
+// reason is why the sources of a task cannot be told.
+type reason struct{ text, advice string }
+
+// lost is the reason when the walk to do_fetch ends at n, whose signature is not there or of no use.
+func (d *deriver) lost(n *node) reason {
+	if n.problem != notInCache {
+		return reason{text: fmt.Sprintf("%s: %s", n, n.problem)}
+	}
+	r := reason{text: fmt.Sprintf("the signature of %s (hash %.12s...) is not in the cache", n, n.hash)}
+	r.advice = ": a noexec task leaves none; run bitbake -S none TARGET and give --stamps tmp/stamps"
+	if d.stamps {
+		r.advice = ", nor among the stamps: run bitbake -S none TARGET where it was built, with the same configuration"
+	}
+	return r
+}
+
+// gap returns the task nearest to node i, on the way to its recipe's do_fetch, that nothing was read for. Where i leads to
+// none, as do_recipe_qa does, it is one of those that lead to i. The recipe must have one.
+func (d *deriver) gap(i int32) *node {
+	nodes := d.graph.nodes
+	queue, seen := []int32{i}, map[int32]bool{i: true}
+	for len(queue) > 0 {
+		n := &nodes[queue[0]]
+		queue = queue[1:]
+		if n.problem != "" {
+			return n
+		}
+		for _, e := range n.deps {
+			if d.component[e.to] == d.component[i] && !seen[e.to] {
+				seen[e.to] = true
+				queue = append(queue, e.to)
+			}
+		}
+	}
+	members := d.facts[d.component[i]].members
+	return &nodes[members[slices.IndexFunc(members, func(m int32) bool { return nodes[m].problem != "" })]]
 }
 
 func (d *deriver) newGroup(ctx context.Context, root int32, fetches []int32, memo map[int32]fetched) group {
@@ -360,15 +420,7 @@ func (d *deriver) siblings(ctx context.Context, fetch int32) map[string]string {
 		if !slices.Contains(d.reach[i], fetch) {
 			continue
 		}
-		for _, o := range d.graph.nodes[i].objects {
-			if o.Ref.Part != artifact.Siginfo || left == 0 {
-				continue
-			}
-			left--
-			info, err := readSiginfo(ctx, d.cache, o.Name)
-			if err != nil {
-				continue
-			}
+		for _, info := range d.signatures(ctx, &d.graph.nodes[i], &left) {
 			for k, v := range textVars(info.VarVals) {
 				if _, ok := vars[k]; !ok {
 					vars[k] = v
@@ -377,6 +429,29 @@ func (d *deriver) siblings(ctx context.Context, fetch int32) map[string]string {
 		}
 	}
 	return vars
+}
+
+// signatures reads again what describes a node, at most *left files, which it counts down.
+func (d *deriver) signatures(ctx context.Context, n *node, left *int) []*provenance.Siginfo {
+	var out []*provenance.Siginfo
+	read := func(cache Cache, name string) {
+		if *left == 0 {
+			return
+		}
+		*left--
+		if info, err := readSiginfo(ctx, cache, name); err == nil {
+			out = append(out, info)
+		}
+	}
+	for _, o := range n.objects {
+		if o.Ref.Part == artifact.Siginfo {
+			read(d.cache, o.Name)
+		}
+	}
+	if n.stamp.dir != nil {
+		read(n.stamp.dir, n.stamp.name)
+	}
+	return out
 }
 
 func (d *deriver) intern(s source.Source) int {
@@ -438,25 +513,40 @@ func (d *deriver) close() {
 		b := &d.groups[g]
 		b.inputs = b.direct.clone()
 		for _, i := range b.unknown {
-			b.inputs.set(d.intern(d.unknown(i)))
+			if d.graph.nodes[i].hasPayload() {
+				b.left.set(d.leave(i))
+			} else {
+				b.inputs.set(d.intern(d.unknown(i)))
+			}
 		}
 	}
 	for _, members := range components(len(d.groups), func(g int32) []int32 { return d.groups[g].deps }) {
-		var all bits
+		var all, left bits
 		for _, g := range members {
-			all.add(d.groups[g].inputs)
-			for _, dep := range d.groups[g].deps {
-				all.add(d.groups[dep].inputs)
+			for _, from := range append([]int32{g}, d.groups[g].deps...) {
+				all.add(d.groups[from].inputs)
+				left.add(d.groups[from].left)
 			}
 		}
 		for _, g := range members {
-			d.groups[g].inputs = all.clone()
+			d.groups[g].inputs, d.groups[g].left = all.clone(), left.clone()
 		}
 	}
 }
 
+// leave numbers a node whose sources are left to who has its payloads on record.
+func (d *deriver) leave(i int32) int {
+	at, ok := d.leftAt[i]
+	if !ok {
+		at = len(d.left)
+		d.left = append(d.left, i)
+		d.leftAt[i] = at
+	}
+	return at
+}
+
 func (d *deriver) unknown(i int32) source.Source {
-	why := d.why[i]
+	why := d.why[i].text
 	if why == "" {
 		why = d.graph.nodes[i].problem
 	}
@@ -479,7 +569,7 @@ func (d *deriver) result() *Derivation {
 	for i := range d.graph.nodes {
 		if n := &d.graph.nodes[i]; d.of[i] < 0 {
 			for _, o := range n.objects {
-				out.Underived = append(out.Underived, Problem{n.recipe, o.Name, d.why[i]})
+				out.Underived = append(out.Underived, Problem{n.recipe, o.Name, d.why[i].text + d.why[i].advice})
 			}
 		}
 	}
@@ -499,11 +589,15 @@ func (d *deriver) build(g *group, place []int) (Build, bool) {
 	if len(b.Objects) > 0 {
 		b.Recipe = b.Objects[0].Ref.Recipe
 	}
+	for at, i := range d.left {
+		if g.left.has(at) {
+			b.Recorded = append(b.Recorded, d.graph.nodes[i].payloads()...)
+		}
+	}
+	slices.Sort(b.Recorded)
 	for _, i := range g.used {
-		for _, o := range d.graph.nodes[i].objects {
-			if o.Ref.Part == artifact.Payload {
-				b.Used = append(b.Used, o.Name)
-			}
+		if at, ok := d.leftAt[i]; !ok || !g.left.has(at) {
+			b.Used = append(b.Used, d.graph.nodes[i].payloads()...)
 		}
 	}
 	slices.Sort(b.Used)
@@ -531,7 +625,9 @@ func (d *deriver) notes(g *group, b Build) []Problem {
 		}
 	}
 	for _, i := range g.unknown {
-		note("a build-time input stays unresolved: " + d.unknown(i).Reason)
+		if !d.graph.nodes[i].hasPayload() {
+			note("a build-time input stays unresolved: " + d.unknown(i).Reason)
+		}
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"testing"
 
 	"github.com/go-json-experiment/json"
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -92,45 +93,43 @@ func cacheOf(t testing.TB, tasks ...task) *memCache {
 	t.Helper()
 	m := &memCache{files: map[string][]byte{}, opened: map[string]int{}}
 	for _, k := range tasks {
-		recipe := k.recipe
-		if k.nameRecipe != "" {
-			recipe = k.nameRecipe
-		}
+		recipe := cmp.Or(k.nameRecipe, k.recipe)
 		name := objectName(recipe, k.name, k.hash)
 		if k.payload {
 			m.files[name] = []byte("archive of " + name)
 		}
-		if k.noSiginfo {
-			continue
+		if !k.noSiginfo {
+			m.files[name+".siginfo"] = k.siginfo(t)
 		}
-		says := k.name
-		if k.says != "" {
-			says = k.says
-		}
-		deps, hashes := []string{}, map[string]string{}
-		for _, d := range k.deps {
-			who, h, _ := strings.Cut(d, "=")
-			at := strings.LastIndex(who, ":")
-			id := who[:at] + ":do_" + who[at+1:]
-			deps = append(deps, id)
-			hashes[id] = hash64(h)
-		}
-		if k.vars == nil {
-			k.vars = map[string]any{}
-		}
-		if k.files == nil {
-			k.files = [][]string{}
-		}
-		text, err := json.Marshal(map[string]any{
-			"task": "do_" + says, "taskhash": hash64(k.hash), "unihash": hash64(k.hash), "basehash": hash64(k.hash),
-			"runtaskdeps": deps, "runtaskhashes": hashes, "varvals": k.vars, "file_checksum_values": k.files,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.files[name+".siginfo"] = pack(t, text)
 	}
 	return m
+}
+
+// siginfo is what BitBake notes of a task.
+func (k task) siginfo(t testing.TB) []byte {
+	t.Helper()
+	deps, hashes := []string{}, map[string]string{}
+	for _, d := range k.deps {
+		who, h, _ := strings.Cut(d, "=")
+		at := strings.LastIndex(who, ":")
+		id := who[:at] + ":do_" + who[at+1:]
+		deps = append(deps, id)
+		hashes[id] = hash64(h)
+	}
+	if k.vars == nil {
+		k.vars = map[string]any{}
+	}
+	if k.files == nil {
+		k.files = [][]string{}
+	}
+	text, err := json.Marshal(map[string]any{
+		"task": "do_" + cmp.Or(k.says, k.name), "taskhash": hash64(k.hash), "unihash": hash64(k.hash), "basehash": hash64(k.hash),
+		"runtaskdeps": deps, "runtaskhashes": hashes, "varvals": k.vars, "file_checksum_values": k.files,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pack(t, text)
 }
 
 // chain is a whole recipe: recipe_qa before fetch, compile after it, and a sysroot that others use.
@@ -152,7 +151,7 @@ func git(path string) string {
 	return "git://git.example.com/" + path + ".git;protocol=https;branch=main"
 }
 
-// told is a Derivation in a form that is easy to compare.
+// told is a Derivation in a form that is easy to compare. "+RECIPE" is an input whose sources are left to the record.
 type told struct {
 	Builds    map[string]string // "recipe tasks": "direct | transitive"
 	Underived map[string]string // object: reason
@@ -168,7 +167,12 @@ func tell(d *Derivation) told {
 			}
 		}
 		sort.Strings(tasks)
-		out.Builds[b.Recipe+" "+strings.Join(tasks, ",")] = short(b.Sources) + " | " + short(b.Inputs())
+		text := short(b.Sources) + " | " + short(b.Inputs())
+		for _, name := range b.Recorded {
+			recipe := name[strings.Index(name, ":")+1:]
+			text += " +" + recipe[:strings.Index(recipe, ":")]
+		}
+		out.Builds[b.Recipe+" "+strings.Join(tasks, ",")] = text
 	}
 	for _, p := range d.Underived {
 		if strings.HasSuffix(p.Name, ".siginfo") || !slices.ContainsFunc(d.Underived, func(q Problem) bool { return q.Name == p.Name+".siginfo" }) {
@@ -193,6 +197,9 @@ func short(list []source.Source) string {
 	}
 	return strings.Join(out, " ")
 }
+
+// lost ends the reason when a signature is missing.
+const lost = " is not in the cache: a noexec task leaves none; run bitbake -S none TARGET and give --stamps tmp/stamps"
 
 func TestDerive(t *testing.T) {
 	tests := []struct {
@@ -251,8 +258,8 @@ func TestDerive(t *testing.T) {
 				{recipe: "app", name: "deploy", hash: "d1", payload: true, deps: []string{"app:compile=c1"}},
 			},
 			want: told{Underived: map[string]string{
-				"app_compile.tar.zst": "app:do_fetch: its siginfo is not in the cache",
-				"app_deploy.tar.zst":  "app:do_fetch: its siginfo is not in the cache",
+				"app_compile.tar.zst": "the signature of app:do_fetch (hash 663166316631...)" + lost,
+				"app_deploy.tar.zst":  "the signature of app:do_fetch (hash 663166316631...)" + lost,
 			}},
 		},
 		{
@@ -260,7 +267,7 @@ func TestDerive(t *testing.T) {
 			tasks: []task{
 				{recipe: "app", name: "deploy", hash: "d1", payload: true, deps: []string{"app:compile=c1"}},
 			},
-			want: told{Underived: map[string]string{"app_deploy.tar.zst": "the siginfo of its recipe's do_fetch is not in the cache"}},
+			want: told{Underived: map[string]string{"app_deploy.tar.zst": "the signature of app:do_compile (hash 633163316331...)" + lost}},
 		},
 		{
 			name: "recipe_qa alone, of a recipe that has sources",
@@ -311,9 +318,38 @@ func TestDerive(t *testing.T) {
 			}),
 			want: told{
 				Builds: map[string]string{
-					"app compile,fetch,populate_sysroot,recipe_qa": "team/app@1111 | team/app@1111 ?sources of lib:do_deploy are unknown: lib:do_fetch: its siginfo is not in the cache",
+					"app compile,fetch,populate_sysroot,recipe_qa": "team/app@1111 | team/app@1111 ?sources of lib:do_deploy are unknown: the signature of lib:do_fetch (hash 663966396639...) is not in the cache",
 				},
-				Underived: map[string]string{"lib_deploy.tar.zst": "lib:do_fetch: its siginfo is not in the cache"},
+				Underived: map[string]string{"lib_deploy.tar.zst": "the signature of lib:do_fetch (hash 663966396639...)" + lost},
+			},
+		},
+		{
+			name: "an input that was downloaded is left to the record, for all that rests on it",
+			tasks: slices.Concat(chain("app", "1", git("team/app"), rev1, "lib:populate_sysroot=s9", "gone:deploy=d9"),
+				chain("top", "2", git("team/top"), rev2, "app:populate_sysroot=s1"), []task{
+					{recipe: "lib", name: "populate_sysroot", hash: "s9", payload: true, deps: []string{"lib:install=i9"}},
+				}),
+			want: told{
+				Builds: map[string]string{
+					"app compile,fetch,populate_sysroot,recipe_qa": "team/app@1111 | team/app@1111 ?sources of gone:do_deploy are unknown: its siginfo is not in the cache +lib",
+					"top compile,fetch,populate_sysroot,recipe_qa": "team/top@2222 | team/app@1111 team/top@2222 ?sources of gone:do_deploy are unknown: its siginfo is not in the cache +lib",
+				},
+				Underived: map[string]string{"lib_populate_sysroot.tar.zst": "the signature of lib:do_install (hash 693969396939...)" + lost},
+			},
+		},
+		{
+			name: "recipes that use each other, and what was downloaded",
+			tasks: slices.Concat(chain("a", "1", git("x/a"), rev1), chain("b", "2", git("x/b"), rev2), []task{
+				{recipe: "a", name: "write", hash: "w1", deps: []string{"a:populate_sysroot=s1", "b:populate_sysroot=s2", "c:deploy=d3"}},
+				{recipe: "b", name: "write", hash: "w2", deps: []string{"b:populate_sysroot=s2", "a:populate_sysroot=s1"}},
+				{recipe: "c", name: "deploy", hash: "d3", payload: true, noSiginfo: true},
+			}),
+			want: told{
+				Builds: map[string]string{
+					"a compile,fetch,populate_sysroot,recipe_qa,write": "x/a@1111 | x/a@1111 x/b@2222 +c",
+					"b compile,fetch,populate_sysroot,recipe_qa,write": "x/b@2222 | x/a@1111 x/b@2222 +c",
+				},
+				Underived: map[string]string{"c_deploy.tar.zst": "its siginfo is not in the cache"},
 			},
 		},
 		{
@@ -416,7 +452,7 @@ func TestDerive(t *testing.T) {
 			if tt.want.Underived == nil {
 				tt.want.Underived = map[string]string{}
 			}
-			if diff := cmp.Diff(tt.want, tell(d)); diff != "" {
+			if diff := gocmp.Diff(tt.want, tell(d)); diff != "" {
 				t.Error(diff)
 			}
 			covered(t, d)

@@ -27,6 +27,7 @@ type node struct {
 	// the objects of its tasks under a common name.
 	aliases []string
 	objects []Object // all parts, of all copies
+	stamp   stamp    // its signature file, if that was read in place of a siginfo
 	problem string   // why its siginfo is of no use; empty when it was read
 	deps    []edge
 
@@ -50,44 +51,80 @@ const (
 	set
 )
 
-// graph holds the tasks of one cache. It is built once and then only read.
+// graph holds the tasks of one cache, and those that they refer to. It is built once and then only read.
 type graph struct {
 	nodes []node
 	byKey map[taskKey]int32
+	named map[execution]int32 // of the nodes with objects: the first by name, whatever its recipe
 }
 
-// readGraph builds the graph from the siginfo objects of a listing.
-func readGraph(ctx context.Context, cache Cache, objects []Object, progress Progress) (*graph, error) {
-	g := &graph{byKey: map[taskKey]int32{}}
+// readGraph builds the graph from the siginfo objects of a listing, and from signature files where the cache has no siginfo.
+// Of those it reads what the cache leads to, and nothing else: they may stem from many builds.
+func readGraph(ctx context.Context, cache Cache, objects []Object, signatures *stamps, progress Progress) (*graph, error) {
+	g := &graph{byKey: map[taskKey]int32{}, named: map[execution]int32{}}
 	for _, o := range objects {
 		n := &g.nodes[g.node(taskKey{o.Ref.Recipe, o.Ref.Task, o.Ref.Hash})]
 		n.objects = append(n.objects, o)
 	}
-	refs := make([][]reference, len(g.nodes))
-	progress.Start("read", int64(len(g.nodes)), "tasks")
-	defer progress.Finish()
+	g.nameNodes()
+	known := len(g.nodes)
+	progress.Start("read", int64(known), "tasks")
+	err := g.grow(ctx, 0, func(n *node) []reference {
+		defer progress.Add(1)
+		refs := n.load(ctx, cache)
+		if n.problem == notInCache {
+			refs = n.loadStamp(ctx, signatures)
+		}
+		return refs
+	})
+	progress.Finish()
+	// Each round reads the tasks that the round before was the first to refer to.
+	for at := known; err == nil && at < len(g.nodes); at = known {
+		known = len(g.nodes)
+		err = g.grow(ctx, at, func(n *node) []reference { return n.loadStamp(ctx, signatures) })
+	}
+	return g, err
+}
+
+// nameNodes fills named.
+func (g *graph) nameNodes() {
+	for i := range g.nodes {
+		x := execution{g.nodes[i].task, g.nodes[i].hash}
+		if j, ok := g.named[x]; !ok || g.nodes[i].recipe < g.nodes[j].recipe {
+			g.named[x] = int32(i)
+		}
+	}
+}
+
+// grow loads the nodes from index at on, and connects them to what they refer to, which may add nodes.
+func (g *graph) grow(ctx context.Context, at int, load func(n *node) []reference) error {
+	refs := make([][]reference, len(g.nodes)-at)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2 * runtime.GOMAXPROCS(0)) // half of them wait for the cache
-	for i := range g.nodes {
+	for i := range refs {
 		group.Go(func() error {
-			refs[i] = g.nodes[i].load(ctx, cache)
-			progress.Add(1)
+			refs[i] = load(&g.nodes[at+i])
 			return ctx.Err()
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, err
+		return err
 	}
-	g.connect(refs)
-	return g, nil
+	for i := range refs {
+		g.connect(at+i, refs[i])
+	}
+	return nil
 }
+
+// notInCache is the problem of a node that nothing was read for.
+const notInCache = "its siginfo is not in the cache"
 
 // node returns the index of the node with key k, which it makes if need be.
 func (g *graph) node(k taskKey) int32 {
 	i, ok := g.byKey[k]
 	if !ok {
 		i = int32(len(g.nodes))
-		g.nodes = append(g.nodes, node{taskKey: k, problem: "its siginfo is not in the cache"})
+		g.nodes = append(g.nodes, node{taskKey: k, problem: notInCache})
 		g.byKey[k] = i
 	}
 	return i
@@ -102,19 +139,40 @@ func (n *node) load(ctx context.Context, cache Cache) []reference {
 		if o.Ref.Part != artifact.Siginfo {
 			continue
 		}
-		info, err := readSiginfo(ctx, cache, o.Name)
-		if err == nil && info.Task != "do_"+n.task {
-			err = fmt.Errorf("it describes %s", printable(info.Task))
+		if info := n.learn(ctx, cache, o.Name); info != nil {
+			return references(info)
 		}
-		if err != nil {
-			n.problem = "its siginfo is of no use: " + err.Error()
-			continue
-		}
-		n.problem = ""
-		n.keep(info)
-		return references(info)
 	}
 	return nil
+}
+
+// loadStamp reads the node's signature file, if there is one.
+func (n *node) loadStamp(ctx context.Context, signatures *stamps) []reference {
+	f := signatures.find(n.taskKey)
+	if f.dir == nil {
+		return nil
+	}
+	info := n.learn(ctx, f.dir, f.name)
+	if info == nil {
+		return nil
+	}
+	n.stamp = f
+	return references(info)
+}
+
+// learn reads a siginfo or signature file. It returns nil when it is of no use.
+func (n *node) learn(ctx context.Context, cache Cache, name string) *provenance.Siginfo {
+	info, err := readSiginfo(ctx, cache, name)
+	if err == nil && info.Task != "do_"+n.task {
+		err = fmt.Errorf("it describes %s", printable(info.Task))
+	}
+	if err != nil {
+		n.problem = "its siginfo is of no use: " + err.Error()
+		return nil
+	}
+	n.problem = ""
+	n.keep(info)
+	return info
 }
 
 // keep takes from info the little that derivation needs; a cache has many siginfos and each is large.
@@ -179,29 +237,19 @@ func references(info *provenance.Siginfo) []reference {
 	return refs
 }
 
-// connect turns references into edges. What nothing in the cache answers becomes a node without objects.
-func (g *graph) connect(refs [][]reference) {
-	type execution struct{ task, hash string }
-	others := map[execution]int32{} // the first by name, whatever its recipe
-	for i := range g.nodes {
-		x := execution{g.nodes[i].task, g.nodes[i].hash}
-		if j, ok := others[x]; !ok || g.nodes[i].recipe < g.nodes[j].recipe {
-			others[x] = int32(i)
-		}
-	}
-	for i := range refs {
-		for _, r := range refs[i] {
-			to, exact := g.byKey[taskKey(r)]
-			if other, ok := others[execution{r.task, r.hash}]; !exact && ok {
-				to = other
-				if n := &g.nodes[to]; !slices.Contains(n.aliases, r.recipe) {
-					n.aliases = append(n.aliases, r.recipe)
-				}
-			} else if !exact {
-				to = g.node(taskKey(r))
+// connect turns the references of node i into edges. What nothing in the cache answers becomes a node without objects.
+func (g *graph) connect(i int, refs []reference) {
+	for _, r := range refs {
+		to, exact := g.byKey[taskKey(r)]
+		if other, ok := g.named[execution{r.task, r.hash}]; !exact && ok {
+			to = other
+			if n := &g.nodes[to]; !slices.Contains(n.aliases, r.recipe) {
+				n.aliases = append(n.aliases, r.recipe)
 			}
-			g.nodes[i].deps = append(g.nodes[i].deps, edge{r.recipe, to})
+		} else if !exact {
+			to = g.node(taskKey(r))
 		}
+		g.nodes[i].deps = append(g.nodes[i].deps, edge{r.recipe, to})
 	}
 }
 
@@ -216,6 +264,21 @@ func (g *graph) sameRecipe(a *node, e edge) bool {
 
 func (n *node) is(recipe string) bool {
 	return n.recipe == recipe || slices.Contains(n.aliases, recipe)
+}
+
+// payloads returns the names of the task's archives, of all copies.
+func (n *node) payloads() []string {
+	var names []string
+	for _, o := range n.objects {
+		if o.Ref.Part == artifact.Payload {
+			names = append(names, o.Name)
+		}
+	}
+	return names
+}
+
+func (n *node) hasPayload() bool {
+	return slices.ContainsFunc(n.objects, func(o Object) bool { return o.Ref.Part == artifact.Payload })
 }
 
 // String names the task for a person: "zlib:do_fetch".

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/authz/source"
 	"github.com/lychgate/lychgate/gateway"
 )
 
@@ -38,7 +40,12 @@ type PushOptions struct {
 	Now      func() time.Time // default time.Now
 }
 
-// Plan derives what the objects of a cache were built from, and returns what Push would publish. It asks no gate.
+// ErrNoObjects says that a cache holds no object at all, which is more likely a mistyped name than a build.
+var ErrNoObjects = errors.New("there is no shared-state object: give the SSTATE_DIR of a build, such as build/sstate-cache")
+
+// Plan derives what the objects of a cache were built from, and returns what Push would publish. It asks no gate, so it counts
+// as not derived also what Push would find there. A cache without objects is ErrNoObjects, with a Report of what was
+// ignored.
 func Plan(ctx context.Context, opt PushOptions) (*Report, error) {
 	opt.complete("")
 	started := opt.Now()
@@ -50,12 +57,16 @@ func Plan(ctx context.Context, opt PushOptions) (*Report, error) {
 	r.plan(derivation)
 	r.Elapsed = opt.Now().Sub(started)
 	r.sort()
+	if r.Objects == 0 {
+		return r, ErrNoObjects
+	}
 	return r, nil
 }
 
 // Push derives what the objects of a cache were built from, and publishes them build by build, each with one signed
-// statement. Objects that the gate says are there are skipped. What was refused or could not be derived is in the Report;
-// the error is for what ended the whole push, and the Report then says how far it came.
+// statement. Objects that the gate says are there are skipped, also those whose sources could not be derived: a build that
+// used the gate has such ones. What was refused or could not be derived is in the Report; the error is for what ended the
+// whole push, and the Report then says how far it came. A cache without objects is ErrNoObjects.
 func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
 	if err := opt.check(); err != nil {
 		return nil, err
@@ -71,7 +82,9 @@ func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
 		digests: newDigests(opt.Cache, opt.Jobs), transfers: make(chan struct{}, opt.Jobs),
 		report: newReport(derivation),
 	}
-	err = p.run(ctx)
+	if err = ErrNoObjects; derivation.Objects > 0 {
+		err = p.run(ctx)
+	}
 	p.report.Elapsed = opt.Now().Sub(started)
 	p.report.sort()
 	return p.report, err
@@ -169,35 +182,50 @@ func (p *push) start(todo [][]Object) {
 	p.Progress.Start("push", total, unit)
 }
 
-// missing asks which objects the gate does not have, by name: what is there need not even be read.
+// missing asks which objects the gate does not have, by name: what is there need not even be read, and whether its sources
+// can be derived does not matter.
 func (p *push) missing(ctx context.Context) ([][]Object, error) {
-	todo := make([][]Object, len(p.builds))
-	var names []string
-	for i := range p.builds {
-		todo[i] = p.builds[i].Objects
-		for _, o := range p.builds[i].Objects {
-			names = append(names, o.Name)
-		}
-	}
-	if p.Again {
-		return todo, nil
-	}
-	present, err := p.client.Presence(ctx, p.Zone, names)
+	present, err := p.present(ctx)
 	if err != nil {
 		return nil, err
 	}
-	at := 0
+	todo := make([][]Object, len(p.builds))
 	for i := range p.builds {
-		todo[i] = nil
-		for _, o := range p.builds[i].Objects {
-			if !present[at] {
-				todo[i] = append(todo[i], o)
-			}
-			at++
+		b := &p.builds[i]
+		todo[i] = slices.DeleteFunc(slices.Clone(b.Objects), func(o Object) bool { return present[o.Name] && !p.Again })
+		p.report.Skipped += len(b.Objects) - len(todo[i])
+		if len(todo[i]) > 0 && slices.ContainsFunc(b.Recorded, func(name string) bool { return !present[name] }) {
+			p.note(b, "a build-time input is neither derived nor at the gate: hidden from everyone where policy asks for transitive sources")
 		}
-		p.report.Skipped += len(p.builds[i].Objects) - len(todo[i])
 	}
+	left := slices.DeleteFunc(slices.Clone(p.report.Underived), func(u Problem) bool { return present[u.Name] })
+	p.report.Skipped += len(p.report.Underived) - len(left)
+	p.report.Underived = left
 	return todo, nil
+}
+
+// present asks about every object that it makes a difference for.
+func (p *push) present(ctx context.Context) (map[string]bool, error) {
+	known := map[string]bool{}
+	for i := range p.builds {
+		for _, o := range p.builds[i].Objects {
+			if !p.Again {
+				known[o.Name] = false
+			}
+		}
+		for _, name := range p.builds[i].Recorded {
+			known[name] = false
+		}
+	}
+	for _, u := range p.report.Underived {
+		known[u.Name] = false
+	}
+	names := slices.Sorted(maps.Keys(known))
+	present, err := p.client.Presence(ctx, p.Zone, names)
+	for i := range present {
+		known[names[i]] = present[i]
+	}
+	return known, err
 }
 
 // weight is what objects count for in the progress: their bytes, or one each where they are not known.
@@ -218,8 +246,8 @@ func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 	if len(objects) == 0 {
 		return nil
 	}
-	if n := len(b.Sources) + b.inputs.count(); n > provenance.MaxDependencies {
-		p.refuse(b, objects, fmt.Sprintf("its %d sources are more than the %d that a statement holds", n, provenance.MaxDependencies))
+	if n := len(b.Sources) + b.inputs.count(); n >= provenance.MaxDependencies {
+		p.refuse(b, objects, fmt.Sprintf("its %d sources are more than the %d that a statement holds", n, provenance.MaxDependencies-1))
 		return nil
 	}
 	used, err := p.used(ctx, b)
@@ -234,16 +262,41 @@ func (p *push) build(ctx context.Context, b *Build, objects []Object) error {
 	return nil
 }
 
-// used returns the build-time inputs by digest. Their sources are in the statement in any case, so one that cannot be
-// read, or too many for a statement, cost nothing but the link.
-func (p *push) used(ctx context.Context, b *Build) ([]provenance.Dependency, error) {
+// inputs is what a statement says of what a build used.
+type inputs struct {
+	sources   []source.Source
+	artifacts []provenance.Dependency
+}
+
+// used finds the build-time inputs by digest. The sources of those in Used are in the statement in any case, so one that
+// cannot be read, or is too many for a statement, costs nothing but the link. One of Recorded becomes an unresolvable source
+// then: nothing else would say that something is missing.
+func (p *push) used(ctx context.Context, b *Build) (inputs, error) {
+	in := inputs{sources: b.Inputs()}
+	room := provenance.MaxDependencies - len(b.Sources) - len(in.sources) - 1 // one for an unresolvable source
+	recorded, err := p.dependencies(ctx, b, b.Recorded, room)
+	if err != nil {
+		return in, err
+	}
+	if len(recorded) < len(b.Recorded) {
+		in.sources = append(in.sources, unresolvable("not all build-time inputs could be named"))
+	}
+	for i := range recorded {
+		recorded[i].Recorded = true
+	}
+	listed, err := p.dependencies(ctx, b, b.Used, room-len(recorded))
+	in.artifacts = append(recorded, listed...)
+	return in, err
+}
+
+// dependencies names objects by digest, as many as there is room for and as can be read.
+func (p *push) dependencies(ctx context.Context, b *Build, names []string, room int) ([]provenance.Dependency, error) {
+	if len(names) > room {
+		p.note(b, "it used more objects than a statement holds; some are left out")
+		names = names[:room]
+	}
 	var out []provenance.Dependency
-	room := provenance.MaxDependencies - len(b.Sources) - b.inputs.count()
-	for _, name := range b.Used {
-		if room--; room < 0 {
-			p.note(b, "it used more objects than a statement holds; some are left out")
-			break
-		}
+	for _, name := range names {
 		d, err := p.digests.of(ctx, name)
 		switch {
 		case ctx.Err() != nil:
@@ -261,7 +314,7 @@ func (p *push) used(ctx context.Context, b *Build) ([]provenance.Dependency, err
 const maxTries = 3
 
 // part publishes up to MaxSubjects objects with one statement.
-func (p *push) part(ctx context.Context, b *Build, used []provenance.Dependency, objects []Object) error {
+func (p *push) part(ctx context.Context, b *Build, used inputs, objects []Object) error {
 	for try := 1; ; try++ {
 		ready, err := p.hash(ctx, b, objects)
 		if err != nil || len(ready) == 0 {
@@ -298,7 +351,7 @@ func (p *push) part(ctx context.Context, b *Build, used []provenance.Dependency,
 // too large for it.
 const maxHalvings = 4
 
-func (p *push) halves(ctx context.Context, b *Build, used []provenance.Dependency, objects []Object) error {
+func (p *push) halves(ctx context.Context, b *Build, used inputs, objects []Object) error {
 	half := len(objects) / 2
 	if err := p.part(ctx, b, used, objects[:half]); err != nil {
 		return err
@@ -361,7 +414,7 @@ func (p *push) hash(ctx context.Context, b *Build, objects []Object) ([]readyObj
 }
 
 // publish is one upload: begin, bytes, commit.
-func (p *push) publish(ctx context.Context, b *Build, used []provenance.Dependency, objects []readyObject, again bool) error {
+func (p *push) publish(ctx context.Context, b *Build, used inputs, objects []readyObject, again bool) error {
 	req := gateway.UploadRequest{InPlace: p.InPlace, Objects: make([]gateway.UploadObject, len(objects))}
 	for i, o := range objects {
 		req.Objects[i] = gateway.UploadObject{Name: o.Name, Size: o.size, SHA256: o.sum.Hex()}
@@ -382,7 +435,7 @@ func (p *push) publish(ctx context.Context, b *Build, used []provenance.Dependen
 
 const abandonTime = 2 * time.Second
 
-func (p *push) finish(ctx context.Context, b *Build, used []provenance.Dependency, objects []readyObject, upload gateway.Upload, again bool) error {
+func (p *push) finish(ctx context.Context, b *Build, used inputs, objects []readyObject, upload gateway.Upload, again bool) error {
 	if !p.Again && allPresent(upload) {
 		p.skip(objects, again)
 		_ = p.client.abandonOnce(ctx, upload.ID) // it would expire by itself
@@ -448,10 +501,10 @@ func (p *push) send(ctx context.Context, id string, index int, o readyObject, he
 	return err
 }
 
-func (p *push) sign(b *Build, used []provenance.Dependency, objects []readyObject, id string) ([]byte, error) {
+func (p *push) sign(b *Build, used inputs, objects []readyObject, id string) ([]byte, error) {
 	s := provenance.Statement{
-		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: b.Inputs(),
-		Artifacts: used, Builder: p.Builder, Invocation: p.Invocation, IssuedAt: p.Now().UTC().Truncate(time.Second),
+		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: used.sources,
+		Artifacts: used.artifacts, Builder: p.Builder, Invocation: p.Invocation, IssuedAt: p.Now().UTC().Truncate(time.Second),
 	}
 	for _, o := range objects {
 		s.Subjects = append(s.Subjects, provenance.Subject{Name: o.Name, Digest: o.sum, Size: o.size})

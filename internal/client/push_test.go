@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -101,6 +102,178 @@ func TestPlan(t *testing.T) {
 	}
 	if !strings.Contains(text.String(), "built from git+git.example.com/team/app@"+rev2) {
 		t.Errorf("text: %s", text.String())
+	}
+}
+
+// downloads is a cache after a build that used the gate: lib was taken from there, with the siginfo files of the tasks that were
+// needed, and app was built with it.
+func downloads(t *testing.T) *memCache {
+	lib := task{recipe: "lib", name: "populate_sysroot", hash: "s1", payload: true, deps: []string{"lib:install=i1"}}
+	return cacheOf(t, append(chain("app", "2", git("team/app"), rev2, "lib:populate_sysroot=s1"), lib)...)
+}
+
+// TestPushWhatWasDownloaded: what the gate has is no fault, whether or not its sources can be derived; what it lacks is.
+func TestPushWhatWasDownloaded(t *testing.T) {
+	lib := objectName("lib", "populate_sysroot", "s1")
+	for _, tt := range []struct {
+		name               string
+		published, hidden  []string
+		again              bool
+		skipped, underived int
+		note               bool
+	}{
+		{"all", []string{lib, lib + ".siginfo"}, nil, false, 2, 0, false},
+		{"all, again", []string{lib, lib + ".siginfo"}, nil, true, 2, 0, false},
+		{"the archive alone", []string{lib}, nil, false, 1, 1, false},
+		{"nothing", nil, nil, false, 0, 2, true},
+		{"what the writer may not see", []string{lib, lib + ".siginfo"}, []string{lib, lib + ".siginfo"}, false, 0, 2, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, cache := newFakeGate(t), downloads(t)
+			g.gaps = true
+			for _, name := range tt.published {
+				g.published[name] = cache.files[name]
+			}
+			for _, name := range tt.hidden {
+				g.hidden[name] = true
+			}
+			c, _ := g.client()
+			opt := g.options(cache)
+			opt.Again = tt.again
+			r := mustPush(t, c, opt)
+			code := 0
+			if tt.underived > 0 {
+				code = 3
+			}
+			if r.Stored != 6 || r.Skipped != tt.skipped || len(r.Underived) != tt.underived || r.ExitCode() != code {
+				t.Errorf("report %+v", r)
+			}
+			if noted := len(r.Notes) > 0; noted != tt.note {
+				t.Errorf("notes %v", r.Notes)
+			}
+			recordedOnly(t, g, "app", "team/app@2222", cache.files[lib])
+		})
+	}
+}
+
+// recordedOnly wants the one statement about recipe to list these transitive sources and one recorded input with these
+// bytes.
+func recordedOnly(t *testing.T, g *fakeGate, recipe, sources string, content []byte) {
+	t.Helper()
+	i := slices.IndexFunc(g.statements, func(s *provenance.Statement) bool { return s.Recipe == recipe })
+	if i < 0 {
+		t.Fatalf("no statement about %s", recipe)
+	}
+	s := g.statements[i]
+	if short(s.Inputs) != sources {
+		t.Errorf("inputs of %s: %s, want %s", recipe, short(s.Inputs), sources)
+	}
+	left := slices.DeleteFunc(slices.Clone(s.Artifacts), func(d provenance.Dependency) bool { return !d.Recorded })
+	if len(left) != 1 || left[0].Digest.Hex() != sum(content) {
+		t.Errorf("recorded inputs of %s: %+v", recipe, left)
+	}
+}
+
+// TestPushLeavesInputsToTheRecord: every build that rests on an input of unknown sources says so, since the gate may keep
+// other bytes for what lies between.
+func TestPushLeavesInputsToTheRecord(t *testing.T) {
+	g, cache := newFakeGate(t), downloads(t)
+	for name, content := range cacheOf(t, chain("top", "3", git("team/top"), rev1, "app:populate_sysroot=s2")...).files {
+		cache.files[name] = content
+	}
+	lib := objectName("lib", "populate_sysroot", "s1")
+	g.published[lib], g.published[lib+".siginfo"] = cache.files[lib], cache.files[lib+".siginfo"]
+	c, _ := g.client()
+	if r := mustPush(t, c, g.options(cache)); r.ExitCode() != 0 || r.Stored != 12 {
+		t.Errorf("report %+v", r)
+	}
+	recordedOnly(t, g, "app", "team/app@2222", cache.files[lib])
+	recordedOnly(t, g, "top", "team/app@2222 team/top@1111", cache.files[lib])
+}
+
+// TestPushCannotNameAnInput: an input that is to be left to the record, and cannot be read, hides what was built with it.
+func TestPushCannotNameAnInput(t *testing.T) {
+	g, cache := newFakeGate(t), downloads(t)
+	lib := objectName("lib", "populate_sysroot", "s1")
+	g.published[lib], g.published[lib+".siginfo"] = cache.files[lib], cache.files[lib+".siginfo"]
+	cache.now = func(name string, _ int, content []byte) []byte {
+		if name == lib {
+			return nil
+		}
+		return content
+	}
+	c, _ := g.client()
+	r := mustPush(t, c, g.options(cache))
+	if want := "team/app@2222 ?not all build-time inputs could be named"; short(g.statements[0].Inputs) != want || len(g.statements[0].Artifacts) != 0 {
+		t.Errorf("statement %+v", g.statements[0])
+	}
+	if len(r.Notes) != 1 || !strings.Contains(r.Notes[0].Reason, "cannot be read") {
+		t.Errorf("notes %v", r.Notes)
+	}
+}
+
+// TestPushManyInputs: where a statement cannot name all inputs that are left to the record, it hides.
+func TestPushManyInputs(t *testing.T) {
+	var tasks []task
+	var uses []string
+	for i := range provenance.MaxDependencies {
+		tasks = append(tasks, task{recipe: fmt.Sprint("lib", i), name: "deploy", hash: fmt.Sprint(i), payload: true, noSiginfo: true})
+		uses = append(uses, fmt.Sprintf("lib%d:deploy=%d", i, i))
+	}
+	g, cache := newFakeGate(t), cacheOf(t, append(tasks, chain("app", "2", git("team/app"), rev2, uses...)...)...)
+	g.gaps = true
+	for name, content := range cache.files {
+		if strings.Contains(name, ":lib") {
+			g.published[name] = content
+		}
+	}
+	c, _ := g.client()
+	r := mustPush(t, c, g.options(cache))
+	s := g.statements[0]
+	if want := "team/app@2222 ?not all build-time inputs could be named"; short(s.Inputs) != want || len(s.Artifacts) != provenance.MaxDependencies-3 {
+		t.Errorf("%d artifacts, inputs %s", len(s.Artifacts), short(s.Inputs))
+	}
+	if r.ExitCode() != 0 || len(r.Notes) != 1 {
+		t.Errorf("report %+v", r)
+	}
+}
+
+// TestNothingToPush: a cache without objects is a mistake, and the report says what was there instead.
+func TestNothingToPush(t *testing.T) {
+	g := newFakeGate(t)
+	c, _ := g.client()
+	for _, inPlace := range []bool{false, true} {
+		opt := g.options(&memCache{files: map[string][]byte{"README": []byte("x")}})
+		opt.InPlace = inPlace
+		if r, err := c.Push(t.Context(), opt); !errors.Is(err, ErrNoObjects) || r == nil || len(r.Ignored) != 1 {
+			t.Errorf("push: %v, %+v", err, r)
+		}
+		if r, err := Plan(t.Context(), opt); !errors.Is(err, ErrNoObjects) || r == nil || len(r.Ignored) != 1 {
+			t.Errorf("plan: %v, %+v", err, r)
+		}
+	}
+	if len(g.requests) > 0 {
+		t.Errorf("the gate was asked: %v", g.requests)
+	}
+}
+
+// TestPlanOfDownloads: a dry run says what it cannot know.
+func TestPlanOfDownloads(t *testing.T) {
+	r, err := Plan(t.Context(), PushOptions{Cache: downloads(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"note: a dry run does not ask the gate: what could not be derived may be there already", "2 could not be derived",
+		"  and by what the gate has on record of " + objectName("lib", "populate_sysroot", "s1"),
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in:\n%s", want, text.String())
+		}
 	}
 }
 

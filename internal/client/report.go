@@ -16,14 +16,14 @@ import (
 // Report says what a push did. Its lists are sorted.
 type Report struct {
 	DryRun     bool
-	Objects    int // that the cache holds
-	Builds     int // that they belong to
-	Statements int // that were signed and accepted
-	Stored     int // objects that are new at the gate
-	Confirmed  int // objects that were there with the same bytes, and got this statement too
-	Kept       int // objects whose name keeps other bytes that were there first
-	Skipped    int // objects that the gate already had
-	Underived  []Problem
+	Objects    int       // that the cache holds
+	Builds     int       // that they belong to
+	Statements int       // that were signed and accepted
+	Stored     int       // objects that are new at the gate
+	Confirmed  int       // objects that were there with the same bytes, and got this statement too
+	Kept       int       // objects whose name keeps other bytes that were there first
+	Skipped    int       // objects that the gate already had
+	Underived  []Problem // what the gate has is not counted, save in a dry run
 	Refused    []Problem
 	Notes      []Problem
 	Ignored    []Ignored
@@ -38,6 +38,8 @@ type PlannedBuild struct {
 	Objects int      `json:"objects"`
 	Sources []string `json:"sources"`
 	Inputs  []string `json:"inputs"`
+	// Recorded are objects that it used whose sources are not among Inputs: the gate adds what it has on record.
+	Recorded []string `json:"recorded,omitempty"`
 }
 
 func newReport(d *Derivation) *Report {
@@ -48,7 +50,10 @@ func newReport(d *Derivation) *Report {
 func (r *Report) plan(d *Derivation) {
 	r.DryRun = true
 	for _, b := range d.Builds {
-		r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs())})
+		r.Plan = append(r.Plan, PlannedBuild{b.Recipe, len(b.Objects), sourceTexts(b.Sources), sourceTexts(b.Inputs()), b.Recorded})
+	}
+	if len(r.Underived) > 0 {
+		r.Notes = append(r.Notes, Problem{Reason: "a dry run does not ask the gate: what could not be derived may be there already, and is then no fault"})
 	}
 }
 
@@ -68,7 +73,8 @@ func (r *Report) sort() {
 }
 
 // ExitCode is what a command that pushed should exit with: 0 when everything is published, 1 when anything was
-// refused, 3 when nothing was refused but the sources of some objects could not be derived, so that they were left out.
+// refused, 3 when nothing was refused but the sources of some objects that the gate does not have could not be derived, so
+// that they were left out.
 func (r *Report) ExitCode() int {
 	switch {
 	case len(r.Refused) > 0:
@@ -177,6 +183,9 @@ func (t *lines) plan(b PlannedBuild) {
 			t.line("  and by inputs from %s", s)
 		}
 	}
+	for _, name := range b.Recorded {
+		t.line("  and by what the gate has on record of %s", printable(name))
+	}
 }
 
 // problems prints each reason once, with the first few objects or recipes that it concerns.
@@ -196,10 +205,13 @@ func (t *lines) problems(what string, list []Problem) {
 
 func (t *lines) group(what, reason string, list []Problem) {
 	recipe := list[0].Recipe
-	if slices.ContainsFunc(list, func(p Problem) bool { return p.Recipe != recipe }) {
+	several := slices.ContainsFunc(list, func(p Problem) bool { return p.Recipe != recipe })
+	if several || recipe == "" {
 		t.line("%s: %s", what, reason)
 	} else {
 		t.line("%s: %s: %s", what, printable(recipe), reason)
+	}
+	if !several {
 		list = slices.DeleteFunc(list, func(p Problem) bool { return p.Name == "" })
 	}
 	for _, p := range list[:min(shown, len(list))] {
