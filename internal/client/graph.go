@@ -139,12 +139,17 @@ func (n *node) load(ctx context.Context, cache Cache) []reference {
 		if o.Ref.Part != artifact.Siginfo {
 			continue
 		}
-		if info := n.learn(ctx, cache, o.Name); info != nil {
+		info, err := readSiginfo(ctx, cache, o.Name)
+		if n.learn(info, err) {
 			return references(info)
 		}
 	}
 	return nil
 }
+
+// errEquivalent says that a signature file is not of the task that made the output known by its hash: with hash equivalence
+// that may be the output of another build, from other sources.
+var errEquivalent = errors.New("it describes another build, of equivalent output")
 
 // loadStamp reads the node's signature file, if there is one.
 func (n *node) loadStamp(ctx context.Context, signatures *stamps) []reference {
@@ -152,27 +157,29 @@ func (n *node) loadStamp(ctx context.Context, signatures *stamps) []reference {
 	if f.dir == nil {
 		return nil
 	}
-	info := n.learn(ctx, f.dir, f.name)
-	if info == nil {
+	info, err := readSiginfo(ctx, f.dir, f.name)
+	if err == nil && info.TaskHash != n.hash {
+		err = errEquivalent
+	}
+	if !n.learn(info, err) {
 		return nil
 	}
 	n.stamp = f
 	return references(info)
 }
 
-// learn reads a siginfo or signature file. It returns nil when it is of no use.
-func (n *node) learn(ctx context.Context, cache Cache, name string) *provenance.Siginfo {
-	info, err := readSiginfo(ctx, cache, name)
+// learn takes what a siginfo or signature file says, and reports whether it is of use.
+func (n *node) learn(info *provenance.Siginfo, err error) bool {
 	if err == nil && info.Task != "do_"+n.task {
 		err = fmt.Errorf("it describes %s", printable(info.Task))
 	}
 	if err != nil {
 		n.problem = "its siginfo is of no use: " + err.Error()
-		return nil
+		return false
 	}
 	n.problem = ""
 	n.keep(info)
-	return info
+	return true
 }
 
 // keep takes from info the little that derivation needs; a cache has many siginfos and each is large.

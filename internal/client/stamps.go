@@ -95,8 +95,8 @@ func (s *stamps) file(dir *DirCache, name string, entry fs.DirEntry) {
 	s.count++
 }
 
-// find returns the signature file of a task, preferably one below the recipe's own directory. The hash covers everything that
-// the file says, so one of another directory (recipes that share a source tree have a common one) says the same.
+// find returns the signature file of a task, preferably one below the recipe's own directory. The hash covers what the file
+// says of the task, so one of another directory says the same: recipes that share a source tree have a common one.
 func (s *stamps) find(k taskKey) stamp {
 	list := s.files[execution{k.task, k.hash}]
 	for _, f := range list {

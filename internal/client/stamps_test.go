@@ -84,10 +84,10 @@ func TestStamps(t *testing.T) {
 // TestStampsOfDownloads: what was downloaded without the siginfo files on the way to do_fetch can be derived from stamps.
 func TestStampsOfDownloads(t *testing.T) {
 	all := slices.Concat(chain("lib", "1", git("pub/lib"), rev1), chain("app", "2", git("team/app"), rev2, "lib:populate_sysroot=s1"))
-	cache := cacheOf(t, all[3], all[4], all[5], all[6], all[7])
+	cache := cacheOf(t, all[0], all[3], all[4], all[5], all[6], all[7])
 	got := derived(t, cache, DeriveOptions{Stamps: []string{stampsOf(t, all...)}})
 	want := told{Builds: map[string]string{
-		"lib populate_sysroot":                         "pub/lib@1111 | pub/lib@1111",
+		"lib populate_sysroot,recipe_qa":               "pub/lib@1111 | pub/lib@1111",
 		"app compile,fetch,populate_sysroot,recipe_qa": "team/app@2222 | pub/lib@1111 team/app@2222",
 	}, Underived: map[string]string{}}
 	if diff := gocmp.Diff(want, got); diff != "" {
@@ -139,6 +139,8 @@ func TestHostileStamps(t *testing.T) {
 	cache := cacheOf(t, cached...)
 	liar := silent[0]
 	liar.says = "fetch"
+	equivalent := silent[0]
+	equivalent.hash = "other"
 	outside := t.TempDir()
 	good := silent[0].siginfo(t)
 	put(t, outside, "sig", good)
@@ -155,6 +157,7 @@ func TestHostileStamps(t *testing.T) {
 	for what, lay := range map[string]func(t *testing.T, dir string){
 		"nothing":                    func(*testing.T, string) {},
 		"another task":               func(t *testing.T, dir string) { put(t, dir, name, liar.siginfo(t)) },
+		"equivalent output":          func(t *testing.T, dir string) { put(t, dir, name, equivalent.siginfo(t)) },
 		"no siginfo":                 func(t *testing.T, dir string) { put(t, dir, name, []byte("x")) },
 		"a pickle":                   func(t *testing.T, dir string) { put(t, dir, name, []byte("\x80\x04x")) },
 		"empty":                      func(t *testing.T, dir string) { put(t, dir, name, nil) },
