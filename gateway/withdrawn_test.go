@@ -144,19 +144,15 @@ func TestWithdrawnRightCutsTransfer(t *testing.T) {
 			defer content.Close(http.StatusOK, "")
 			lose(t, g, o)
 			var got bytes.Buffer
-			held := make(chan struct{})
-			w := &cutWriter{slowly{&got, func() {
-				select {
-				case <-held:
-				case <-time.After(patience / 4):
-				}
-			}}, held}
+			held, cut := context.WithTimeout(t.Context(), patience/4)
+			defer cut()
+			w := &cutWriter{slowly{&got, func() { <-held.Done() }}, cut}
 			if err := content.Copy(t.Context(), w, 0, content.Size); err == nil || int64(got.Len()) == content.Size {
 				t.Errorf("all %d bytes came: %v", got.Len(), err)
 			}
-			cut := eventsOf(g, "transfer.cut")
-			if len(cut) != 1 || cut[0].Zone != "review" || cut[0].Object.Path != o.Name || cut[0].Actor.Name != "bob" || cut[0].Decision.Verdict != "deny" {
-				t.Errorf("the events say %+v", cut)
+			events := eventsOf(g, "transfer.cut")
+			if len(events) != 1 || events[0].Zone != "review" || events[0].Object.Path != o.Name || events[0].Actor.Name != "bob" || events[0].Decision.Verdict != "deny" {
+				t.Errorf("the events say %+v", events)
 			}
 		})
 	}
@@ -165,10 +161,10 @@ func TestWithdrawnRightCutsTransfer(t *testing.T) {
 // cutWriter holds what it is given until it is cut.
 type cutWriter struct {
 	slowly
-	held chan struct{}
+	cut context.CancelFunc
 }
 
-func (w *cutWriter) Cut() { close(w.held) }
+func (w *cutWriter) Cut() { w.cut() }
 
 // TestRecheckOfAnEndedTransfer: a transfer that ends while its right is asked for again was not cut.
 func TestRecheckOfAnEndedTransfer(t *testing.T) {
