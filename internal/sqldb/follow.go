@@ -22,6 +22,8 @@ type follower struct {
 	start time.Time    // of the DB
 	fresh atomic.Int64 // nanoseconds from start to when memory was last known to be up to date
 
+	asking sync.Mutex // held while one of those who wait for the same news fetches it
+
 	mu         sync.Mutex // serialises pulls, and guards what follows
 	conn       *sql.Conn  // data_version compares only within one connection
 	version    int64      // of the data that memory holds; 0 is none

@@ -127,8 +127,28 @@ func (x *tokenIndex) list() []authn.TokenInfo {
 	return all
 }
 
-// guessesEvery is how often unknown tokens make the gate look at the file: whoever guesses does not cost it more.
+// guessesEvery is how often unknown tokens make the gate look at the file: whoever guesses waits, and costs it no more.
 const guessesEvery = 50 * time.Millisecond
+
+// catchUpSlowly returns once memory holds all that was committed before the call. Those who ask within guessesEvery wait for
+// each other and share the work.
+func (db *DB) catchUpSlowly(ctx context.Context) error {
+	asked := db.now().Sub(db.follow.start)
+	wait := time.Duration(db.follow.fresh.Load()) + guessesEvery - asked
+	if wait > 0 && wait <= guessesEvery { // a clock that jumped makes nobody wait
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+	db.follow.asking.Lock()
+	defer db.follow.asking.Unlock()
+	if time.Duration(db.follow.fresh.Load()) > asked {
+		return nil
+	}
+	return db.refresh(ctx)
+}
 
 // TokenByMAC implements [authn.TokenStore]. It answers from memory that was compared with the file at most a second ago;
 // when it cannot be, that is its error, for a token revoked meanwhile must not pass.
@@ -140,7 +160,7 @@ func (db *DB) TokenByMAC(ctx context.Context, mac [32]byte) (authn.TokenInfo, er
 		return info, nil
 	}
 	// Another process may have made it a moment ago, and its user tries it at once.
-	if err := db.ensureFresh(ctx, guessesEvery); err != nil {
+	if err := db.catchUpSlowly(ctx); err != nil {
 		return authn.TokenInfo{}, err
 	}
 	if info, ok := db.tokens.get(mac); ok {
