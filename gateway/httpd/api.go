@@ -15,10 +15,8 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 )
 
-const (
-	maxAPIBody    = 16 << 20 // of JSON and of batches of names
-	commitTimeout = time.Hour
-)
+// maxAPIBody bounds JSON and batches of names, in bytes.
+const maxAPIBody = 16 << 20
 
 // api answers everything below /v1 and notes the route's name, for metrics.
 func (h *handler) api(segments []string, name *string) {
