@@ -111,21 +111,21 @@ func TestExampleCommands(t *testing.T) {
 }
 
 // TestExampleJob runs the CI job as a runner would, with stubs for BitBake and the push: it pushes in any case, and fails
-// when the build failed or the push was refused.
+// when the build failed or anything was not pushed.
 func TestExampleJob(t *testing.T) {
 	for _, tc := range []struct{ build, push, want int }{
 		{0, 0, 0},
-		{0, 3, 0},
+		{0, 3, 3},
 		{0, 1, 1},
 		{1, 0, 1},
-		{1, 3, 1},
+		{1, 3, 3},
 		{1, 1, 1},
 	} {
 		dir := t.TempDir()
 		for name, text := range map[string]string{
 			"token":             "machine gate.example.com\n",
 			"oe-init-build-env": "cd .\n",
-			"bitbake":           fmt.Sprintf("#!/bin/sh\nexit %d\n", tc.build),
+			"bitbake":           fmt.Sprintf("#!/bin/sh\ntest \"$1\" = -S || exit %d\n", tc.build),
 			"lychgate":          fmt.Sprintf("#!/bin/sh\necho \"$@\" >pushed\nexit %d\n", tc.push),
 		} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
