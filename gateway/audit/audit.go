@@ -28,7 +28,7 @@ type Event struct {
 	Object  Object `json:"object,omitzero"`
 	// Objects is for events over many names: presence batches and multi-object writes.
 	Objects  []Object `json:"objects,omitempty"`
-	Sources  []string `json:"sources,omitempty"` // "FORGE:ID" or "host/path" of what decided, only on a deny and on writes
+	Sources  []string `json:"sources,omitempty"` // "FORGE:ID" or "host/path" of what a statement names, on writes
 	Decision Decision `json:"decision,omitzero"`
 	Result   Result   `json:"result,omitzero"`
 	Detail   string   `json:"detail,omitempty"` // words for a person
