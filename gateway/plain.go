@@ -170,7 +170,9 @@ func (s *Session) settle(ctx context.Context, z Zone, ref artifact.Ref, u *uploa
 // returns nil when something is still to come. A statement that is refused does not wait any longer.
 func (s *Session) settleOne(ctx context.Context, z Zone, u *upload, objects map[string]*upload) (*CommitResult, error) {
 	if err := s.readStatement(u); err != nil {
-		s.gate.staging.forget(u)
+		if !errors.Is(err, ErrUnavailable) { // what could not be read just now waits on
+			s.gate.staging.forget(u)
+		}
 		return nil, err
 	}
 	w := &write{session: s, zone: z, maxAge: s.gate.Limits.UploadAge}

@@ -20,7 +20,7 @@ import (
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
-// The rules are those of DESIGN, section 3. A test of each that applies here has its number in its name; rule 4 has its own
+// The rules are those of docs/design.md. A test of each that applies here has its number in its name; rule 4 has its own
 // tests at the door.
 
 // calls returns the functions of a package, tests left out, that call a method of one of these names, and its imports.

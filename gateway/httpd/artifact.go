@@ -133,9 +133,11 @@ func position(s string) (int64, bool) {
 	return int64(n), err == nil
 }
 
-// unsatisfiable answers a range beyond the end. wget takes it to mean that its copy is complete.
+// unsatisfiable answers a range beyond the end. wget takes it to mean that its copy is complete. The body is not the object.
 func (h *handler) unsatisfiable(content *gateway.Content) {
-	h.w.Header()["Content-Range"] = []string{"bytes */" + strconv.FormatInt(content.Size, 10)}
+	header := h.w.Header()
+	delete(header, "Repr-Digest")
+	header["Content-Range"] = []string{"bytes */" + strconv.FormatInt(content.Size, 10)}
 	answer(h.w, http.StatusRequestedRangeNotSatisfiable, "range not satisfiable")
 	content.Close(http.StatusRequestedRangeNotSatisfiable, "")
 }
