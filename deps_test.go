@@ -106,7 +106,7 @@ var modules = map[string]struct {
 	"github.com/spf13/cobra":                            {packages: []string{"cmd/lychgate"}, why: "the command line"},
 	"go.yaml.in/yaml/v3":                                {packages: []string{"internal/config", "authz/forge"}, why: "the two documents people write: the configuration and the static forge"},
 	"golang.org/x/crypto": {
-		packages: []string{"authz/provenance", "authz/forge", "internal/client", "cmd/lychgate"}, why: "ssh keys, certificates and the agent",
+		packages: []string{"authz/authn", "authz/provenance", "authz/forge", "gateway/sshd", "internal/client", "cmd/lychgate"}, why: "ssh keys, certificates and the agent; the ssh door",
 		oldest: "0.52.0", mends: "CVE-2026-39827 to -39835, -46595, -46597, -42508",
 	},
 	"golang.org/x/net": {

@@ -9,6 +9,11 @@ package gateway
 //	DELETE /v1/uploads/{id}                -> 204
 //	POST   /v1/presence                    PresenceRequest -> PresenceReply; text/plain with ?zone=Z: a name a line -> "1" or "0" a line
 //	GET    /v1/whoami                      -> Whoami
+//	POST   /v1/token                       TokenRequest -> 201 TokenReply; Authorization: Bearer ID-TOKEN exchanges one, once
+//	GET    /v1/tokens                      -> TokenList: the asker's own
+//	DELETE /v1/tokens/{id}                 -> 204; "current" is the token that is shown
+//	POST   /v1/link                        LinkRequest -> 204: the ID token's subject is the asker from now on
+//	GET    /.well-known/oauth-protected-resource   -> SignIn (RFC 9728); the one document that needs no credential
 
 // UploadRequest begins a write.
 type UploadRequest struct {
@@ -77,4 +82,57 @@ type Whoami struct {
 type APIError struct {
 	Error string `json:"error"`          // what went wrong
 	Hint  string `json:"hint,omitempty"` // what to do next
+}
+
+// TokenRequest asks for a gate token for the asker. A gate token cannot make another.
+type TokenRequest struct {
+	// Seconds is how long it shall live; 0 is the longest that the gate gives, and it never outlives the credential shown.
+	Seconds int64  `json:"seconds,omitempty"`
+	Note    string `json:"note,omitempty"` // to recognise it by: one line of at most 255 bytes
+}
+
+// TokenReply holds a new token. It is shown once.
+type TokenReply struct {
+	Token   string `json:"token"`
+	ID      string `json:"id"`
+	User    string `json:"user"`    // "FORGE/ID"
+	Name    string `json:"name"`    // for display
+	Expires string `json:"expires"` // RFC 3339
+}
+
+// TokenList lists tokens, oldest first.
+type TokenList struct {
+	Tokens []TokenStatus `json:"tokens"`
+}
+
+// TokenStatus is one token; the secret is known to its holder only.
+type TokenStatus struct {
+	ID      string `json:"id"`
+	Created string `json:"created"` // RFC 3339
+	Expires string `json:"expires"`
+	Note    string `json:"note"`
+	Current bool   `json:"current,omitempty"` // it is the one shown
+}
+
+// LinkRequest ties the subject of an ID token to the asker, who must have shown an SSH key, a client certificate, or a token that
+// was made with one.
+type LinkRequest struct {
+	IDToken string `json:"id_token"`
+}
+
+// SignIn says how to sign in at this gate: RFC 9728, section 2, with members of our own.
+type SignIn struct {
+	Resource string         `json:"resource"`              // the gate's address, which ID tokens of CI jobs have as their audience
+	Issuers  []string       `json:"authorization_servers"` // of people
+	Methods  []string       `json:"bearer_methods_supported"`
+	People   []SignInIssuer `json:"lychgate_issuers"`       // Issuers, with what a client needs
+	SSH      string         `json:"lychgate_ssh,omitempty"` // HOST:PORT of the ssh door
+}
+
+// SignInIssuer is an OpenID provider at which people sign in.
+type SignInIssuer struct {
+	Name     string   `json:"name"`
+	Issuer   string   `json:"issuer"`
+	ClientID string   `json:"client_id"`
+	Scopes   []string `json:"scopes"`
 }

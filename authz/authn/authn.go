@@ -5,13 +5,16 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net/netip"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 var (
 	// ErrNotMine says that a credential is not of the kind an [Authenticator] knows; the next one is asked.
 	ErrNotMine = errors.New("credential is of another kind")
-	// ErrRefused is wrapped by every final refusal: unknown, wrong, expired or revoked.
+	// ErrRefused is what every [Refusal] is.
 	ErrRefused = errors.New("credential refused")
 )
 
@@ -36,14 +39,45 @@ type Principal struct {
 	Groups     []string
 	Roles      []string // roles the configuration grants: "writer:ZONE", "admin:ZONE"; sorted
 	Claims     map[string]any
+	Review     bool      // CI of a ref that nobody protects, of a fork or of a pull request: it writes to review zones alone
 	Expires    time.Time // zero: does not expire by itself
 	Credential string    // a fingerprint or token id; never a secret
 }
 
 // Credential is what was shown at a door. Exactly one member is set; the zero Credential is anonymous.
 type Credential struct {
-	Token       Secret            // a gate token, as Bearer or as Basic password
-	Certificate *x509.Certificate // a client certificate whose chain TLS has already verified
+	Token   Secret              // a gate token, as Bearer or as Basic password
+	IDToken Secret              // an OpenID Connect ID token; doors take one only where it is exchanged for a gate token
+	Chain   []*x509.Certificate // a client certificate and what TLS verified it by, the leaf first
+	Key     *SSHKey             // an SSH key or user certificate
+}
+
+// SSHKey is a public key, or a user certificate, that somebody showed at the ssh door, and where from. A door makes it with
+// NewSSHKey, and asks a gateway for a session with it only once the handshake has proven the key.
+type SSHKey struct {
+	Public      ssh.PublicKey // an *ssh.Certificate when one was shown
+	Fingerprint string        // of the key itself, also when it is certified: "SHA256:..." as ssh-keygen -l prints it
+	Remote      netip.Addr    // options such as from= and source-address are held against it
+}
+
+// NewSSHKey returns what key was shown from remote.
+func NewSSHKey(key ssh.PublicKey, remote netip.Addr) *SSHKey {
+	plain := key
+	if cert, ok := key.(*ssh.Certificate); ok {
+		plain = cert.Key
+	}
+	return &SSHKey{Public: key, Fingerprint: ssh.FingerprintSHA256(plain), Remote: remote.Unmap()}
+}
+
+// count says how many members are set.
+func (c *Credential) count() int {
+	n := 0
+	for _, set := range [...]bool{!c.Token.IsZero(), !c.IDToken.IsZero(), len(c.Chain) > 0, c.Key != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // Authenticator knows one kind of credential. It returns an error that wraps [ErrNotMine] for a credential of another

@@ -33,7 +33,7 @@ func TestChain(t *testing.T) {
 	wrappedNotMine := answer{err: fmt.Errorf("oidc: %w", authn.ErrNotMine)}
 	refuses := answer{err: authn.ErrRefused}
 	accepts := answer{p: alice}
-	both := authn.Credential{Token: authn.NewSecret("x"), Certificate: new(x509.Certificate)}
+	both := authn.Credential{Token: authn.NewSecret("x"), Chain: []*x509.Certificate{new(x509.Certificate)}}
 	for name, c := range map[string]struct {
 		chain authn.Chain
 		shown authn.Credential

@@ -97,18 +97,18 @@ func parsePin(text string) (*[32]byte, error) {
 // Authenticate returns the principal of the one rule that matches. None, and more than one, are refusals. The principal's
 // Credential is "x509:" and the SHA-256 of the certificate in hex, and its Expires the certificate's.
 func (c *Certificates) Authenticate(_ context.Context, cred Credential) (Principal, error) {
-	cert := cred.Certificate
-	if cert == nil {
+	if len(cred.Chain) == 0 {
 		return Principal{}, ErrNotMine
 	}
+	cert := cred.Chain[0]
 	fingerprint := sha256.Sum256(cert.Raw)
 	name := "x509:" + hex.EncodeToString(fingerprint[:])
 	if err := c.checkLeaf(cert); err != nil {
-		return Principal{}, refused("certificate %s: %v", name, err)
+		return Principal{}, refuse(CertificateUnfit, name, "%v", err)
 	}
 	rule, err := c.match(cert)
 	if err != nil {
-		return Principal{}, refused("certificate %s: %v", name, err)
+		return Principal{}, refuse(CertificateUnfit, name, "%v", err)
 	}
 	p := rule.principal
 	p.Credential = name
@@ -116,7 +116,7 @@ func (c *Certificates) Authenticate(_ context.Context, cred Credential) (Princip
 		p.Expires = cert.NotAfter
 	}
 	if !c.now().Before(p.Expires) {
-		return Principal{}, refused("certificate %s: its rule expired at %s", name, p.Expires.UTC().Format(time.RFC3339))
+		return Principal{}, refuse(CertificateUnfit, name, "its rule expired at %s", p.Expires.UTC().Format(time.RFC3339))
 	}
 	return p, nil
 }

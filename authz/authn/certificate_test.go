@@ -77,7 +77,7 @@ func TestCertificatePrincipal(t *testing.T) {
 	sum := sha256.Sum256(cert.Raw)
 	want := runner
 	want.Credential, want.Expires = "x509:"+hex.EncodeToString(sum[:]), cert.NotAfter
-	got, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: cert})
+	got, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{cert}})
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Fatalf("%v (-want +got):\n%s", err, diff)
 	}
@@ -124,7 +124,7 @@ func TestCertificateURIPatterns(t *testing.T) {
 		{"spiffe://ci/job/*", "urn:job:1", false},
 	} {
 		certs, _ := certificates(t, authn.CertificateRule{URI: c.pattern, Principal: runner})
-		_, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: leaf(t, nil, c.uri)})
+		_, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{leaf(t, nil, c.uri)}})
 		if (err == nil) != c.want || err != nil && !errors.Is(err, authn.ErrRefused) {
 			t.Errorf("%s against %s: %v, want match %v", c.uri, c.pattern, err, c.want)
 		}
@@ -153,7 +153,7 @@ func TestCertificateRefusals(t *testing.T) {
 			authn.CertificateRule{URI: "spiffe://ci/both", Principal: alice},
 			authn.CertificateRule{URI: "spiffe://ci/b*", Principal: alice},
 		)
-		p, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: cert})
+		p, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{cert}})
 		if !errors.Is(err, authn.ErrRefused) || p.ID != "" {
 			t.Errorf("%s: got %+v, %v; want ErrRefused", name, p, err)
 		}
@@ -177,7 +177,7 @@ func TestCertificatePins(t *testing.T) {
 	} {
 		c.rule.Principal = runner
 		certs, _ := certificates(t, c.rule)
-		if _, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: c.cert}); (err == nil) != c.want {
+		if _, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{c.cert}}); (err == nil) != c.want {
 			t.Errorf("%s: %v, want match %v", name, err, c.want)
 		}
 	}
@@ -194,12 +194,12 @@ func TestCertificateExpiresOnOpenConnection(t *testing.T) {
 	}{{runner, cert.NotAfter}, {short, short.Expires}} {
 		certs, clock := certificates(t, authn.CertificateRule{URI: "spiffe://ci/job/1", Principal: c.principal})
 		clock.at = c.until.Add(-time.Second)
-		p, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: cert})
+		p, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{cert}})
 		if err != nil || !p.Expires.Equal(c.until) {
 			t.Fatalf("before: expires %v, %v; want %v", p.Expires, err, c.until)
 		}
 		clock.at = c.until
-		if _, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: cert}); !errors.Is(err, authn.ErrRefused) {
+		if _, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{cert}}); !errors.Is(err, authn.ErrRefused) {
 			t.Fatalf("after: %v, want ErrRefused", err)
 		}
 	}
@@ -235,7 +235,7 @@ func TestNewCertificatesRefuses(t *testing.T) {
 
 func TestNoRulesRefuseAll(t *testing.T) {
 	certs, _ := certificates(t)
-	if _, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: leaf(t, nil, "spiffe://ci/x")}); !errors.Is(err, authn.ErrRefused) {
+	if _, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{leaf(t, nil, "spiffe://ci/x")}}); !errors.Is(err, authn.ErrRefused) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -254,7 +254,7 @@ func FuzzCertificateURI(f *testing.F) {
 		}
 		shown := *cert
 		shown.URIs = []*url.URL{u}
-		if _, err := certs.Authenticate(t.Context(), authn.Credential{Certificate: &shown}); err != nil {
+		if _, err := certs.Authenticate(t.Context(), authn.Credential{Chain: []*x509.Certificate{&shown}}); err != nil {
 			return
 		}
 		segments := strings.Split(u.Path, "/")

@@ -3,7 +3,6 @@ package authn
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // ErrAnonymous is returned by [Chain].Authenticate when nothing was shown at the door. It is no refusal of a
@@ -19,11 +18,12 @@ var _ Authenticator = Chain(nil)
 // Authenticate returns who showed c, [ErrAnonymous] for the zero Credential, or an error that wraps [ErrRefused]
 // or is a fault. Two credentials at once are refused: which of them counts is nobody's guess to make.
 func (ch Chain) Authenticate(ctx context.Context, c Credential) (Principal, error) {
-	if c.Token.IsZero() && c.Certificate == nil {
+	switch c.count() {
+	case 0:
 		return Principal{}, ErrAnonymous
-	}
-	if !c.Token.IsZero() && c.Certificate != nil {
-		return Principal{}, refused("a token and a certificate at once")
+	case 1:
+	default:
+		return Principal{}, refuse(BadCredential, "", "several credentials at once")
 	}
 	for _, a := range ch {
 		p, err := a.Authenticate(ctx, c)
@@ -34,10 +34,5 @@ func (ch Chain) Authenticate(ctx context.Context, c Credential) (Principal, erro
 			return Principal{}, err
 		}
 	}
-	return Principal{}, refused("no authenticator knows this kind of credential")
-}
-
-// refused makes a final refusal. The reason is for the audit trail; a door never prints it.
-func refused(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+	return Principal{}, refuse(BadCredential, "", "no authenticator knows this kind of credential")
 }

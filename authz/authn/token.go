@@ -125,17 +125,17 @@ func (t *Tokens) Authenticate(ctx context.Context, c Credential) (Principal, err
 		return Principal{}, ErrNotMine
 	}
 	if err := checkToken(text); err != nil {
-		return Principal{}, refused("malformed token: %v", err)
+		return Principal{}, refuse(BadCredential, "", "malformed token: %v", err)
 	}
 	info, err := t.store.TokenByMAC(ctx, t.mac(text))
 	if errors.Is(err, ErrNoToken) {
-		return Principal{}, refused("unknown or revoked token")
+		return Principal{}, refuse(UnknownToken, "", "unknown or revoked token")
 	}
 	if err != nil {
 		return Principal{}, fmt.Errorf("look up token: %w", err)
 	}
 	if !t.now().Before(info.Expires) {
-		return Principal{}, refused("token %s expired at %s", info.ID, info.Expires.UTC().Format(time.RFC3339))
+		return Principal{}, refuse(ExpiredToken, info.ID, "expired at %s", info.Expires.UTC().Format(time.RFC3339))
 	}
 	p := info.Principal
 	p.Credential, p.Expires = info.ID, info.Expires

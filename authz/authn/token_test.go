@@ -71,7 +71,7 @@ func TestMintedTokenAuthenticates(t *testing.T) {
 	}
 	clock.at = start.Add(time.Hour)
 	_, err = tokens.Authenticate(t.Context(), authn.Credential{Token: secret})
-	if !errors.Is(err, authn.ErrRefused) || !strings.Contains(err.Error(), info.ID+" expired") {
+	if !errors.Is(err, authn.ErrRefused) || !strings.Contains(err.Error(), info.ID+": expired") {
 		t.Fatalf("the moment it expires: %v", err)
 	}
 }

@@ -27,3 +27,16 @@ type Directory interface {
 	// UserByName is for people who write names: command lines and grants. Names are not identities.
 	UserByName(ctx context.Context, name string) (User, error)
 }
+
+// KeyOwners is optional for a [Provider]: it finds the user with an SSH key. A deploy key is nobody's, whoever added it: the
+// error wraps [ErrNoUser], as it does for a key the forge does not know. It is safe for concurrent use and answers from memory.
+type KeyOwners interface {
+	// KeyOwner takes "SHA256:...", as ssh-keygen -l prints it.
+	KeyOwner(ctx context.Context, fingerprint string) (User, error)
+}
+
+// Identities is optional for a [Provider]: it finds the user whom the forge itself ties to a subject of an identity provider.
+// The error wraps [ErrNoUser] when there is none. It is safe for concurrent use.
+type Identities interface {
+	IdentityOwner(ctx context.Context, issuer, subject string) (User, error)
+}

@@ -26,8 +26,9 @@ type Multi struct {
 }
 
 var (
-	_ Provider = (*Multi)(nil)
-	_ Resolver = (*Multi)(nil)
+	_ Provider        = (*Multi)(nil)
+	_ Resolver        = (*Multi)(nil)
+	_ authn.Directory = (*Multi)(nil)
 )
 
 // NewMulti puts forges together. Two forges of one name, or two that own one host, are an error.
@@ -206,6 +207,62 @@ func (m *Multi) UserByName(ctx context.Context, forge, name string) (User, error
 		return User{}, err
 	}
 	return d.UserByName(ctx, name)
+}
+
+// KeyOwner implements [authn.Directory]: every forge is asked, and a key with owners at two of them is nobody's.
+func (m *Multi) KeyOwner(ctx context.Context, fingerprint string) (authn.Principal, error) {
+	var found authn.Principal
+	for _, name := range m.order {
+		owners, ok := m.forges[name].(KeyOwners)
+		if !ok {
+			continue
+		}
+		user, err := owners.KeyOwner(ctx, fingerprint)
+		switch {
+		case errors.Is(err, ErrNoUser):
+			continue
+		case err != nil:
+			return authn.Principal{}, fmt.Errorf("ask forge %q for the owner of a key: %w", name, err)
+		case found.Forge != "":
+			return authn.Principal{}, fmt.Errorf("%w: the key %s has owners at the forges %q and %q", authn.ErrNobody, clip(fingerprint), found.Forge, name)
+		}
+		found = principal(name, user)
+	}
+	if found.Forge == "" {
+		return found, fmt.Errorf("%w has the key %s", authn.ErrNobody, clip(fingerprint))
+	}
+	return found, nil
+}
+
+// IdentityOwner implements [authn.Directory].
+func (m *Multi) IdentityOwner(ctx context.Context, forge, issuer, subject string) (authn.Principal, error) {
+	identities, ok := m.forges[forge].(Identities)
+	if !ok {
+		return authn.Principal{}, fmt.Errorf("%w: forge %q ties no identities to its users", authn.ErrNobody, clip(forge))
+	}
+	return nobodyOr(forge)(identities.IdentityOwner(ctx, issuer, subject))
+}
+
+// ByName implements [authn.Directory].
+func (m *Multi) ByName(ctx context.Context, forge, name string) (authn.Principal, error) {
+	return nobodyOr(forge)(m.UserByName(ctx, forge, name))
+}
+
+// nobodyOr turns what a forge says of a user into what authn asks for.
+func nobodyOr(forge string) func(User, error) (authn.Principal, error) {
+	return func(u User, err error) (authn.Principal, error) {
+		if errors.Is(err, ErrNoUser) {
+			return authn.Principal{}, fmt.Errorf("%w: %w", authn.ErrNobody, err)
+		}
+		if err != nil {
+			return authn.Principal{}, err
+		}
+		return principal(forge, u), nil
+	}
+}
+
+func principal(forge string, u User) authn.Principal {
+	return authn.Principal{Forge: forge, ID: u.ID, Name: u.Name, Kind: u.Kind}
 }
 
 func (m *Multi) directory(forge string) (Directory, error) {

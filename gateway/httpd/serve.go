@@ -94,7 +94,7 @@ func credential(r *http.Request) authn.Credential {
 		return authn.Credential{Token: token(values)}
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		return authn.Credential{Certificate: r.TLS.PeerCertificates[0]}
+		return authn.Credential{Chain: r.TLS.VerifiedChains[0]}
 	}
 	return authn.Credential{}
 }

@@ -1,0 +1,21 @@
+package authn
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrNobody is wrapped by a [Directory] that knows nobody by that key, identity or name. It is an answer; any other error means
+// that nothing was learnt, and the credential is refused for now.
+var ErrNobody = errors.New("nobody")
+
+// Directory finds out whom a credential belongs to. forge.Multi is one. It is safe for concurrent use. The principals it returns
+// hold Forge, ID, Name and Kind.
+type Directory interface {
+	// KeyOwner returns the user with the SSH key of that fingerprint, at whatever forge. Two owners are an error.
+	KeyOwner(ctx context.Context, fingerprint string) (Principal, error)
+	// IdentityOwner returns the user of a forge whom the forge ties to an identity provider's subject.
+	IdentityOwner(ctx context.Context, forge, issuer, subject string) (Principal, error)
+	// ByName returns the user who bears the name at the forge now.
+	ByName(ctx context.Context, forge, name string) (Principal, error)
+}
