@@ -229,6 +229,7 @@ func (g *Gate) assemble(o Options) {
 		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
+		Names: g.DB, Tokens: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads,
 	})
 	g.must(err, "make the gateway")
@@ -309,7 +310,8 @@ func (g *Gate) As(name string) *User {
 	}
 	account, err := g.Forges.UserByName(context.Background(), Forge, name)
 	g.must(err, "find the user "+name)
-	secret, _, err := g.Tokens.Mint(context.Background(), authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}, time.Hour, "test")
+	p := authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}
+	secret, _, err := g.Tokens.Mint(context.Background(), authn.Order{Principal: p, TTL: time.Hour, Note: "test"})
 	g.must(err, "mint a token")
 	g.users[name] = g.withToken(secret.Reveal())
 	return g.users[name]
