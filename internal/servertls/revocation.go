@@ -229,7 +229,7 @@ func (l *RevocationLists) refresh(ctx context.Context, s *source) error {
 	if err == nil && data != nil {
 		list, err = newCRL(data, l.cfg.Authorities, l.cfg.Grace, l.cfg.Now())
 	}
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err() // the gate stops: that is nothing to report of a list
 	}
 	return l.settle(s, list, err)
