@@ -31,17 +31,18 @@ type crl struct {
 
 // Extensions of lists and of their entries (RFC 5280 section 5).
 var (
-	oidNumber             = asn1.ObjectIdentifier{2, 5, 29, 20}
-	oidReason             = asn1.ObjectIdentifier{2, 5, 29, 21}
-	oidInvalidityDate     = asn1.ObjectIdentifier{2, 5, 29, 24}
-	oidDeltaIndicator     = asn1.ObjectIdentifier{2, 5, 29, 27}
-	oidDistributionPoint  = asn1.ObjectIdentifier{2, 5, 29, 28}
-	oidCertificateIssuer  = asn1.ObjectIdentifier{2, 5, 29, 29}
-	oidAuthorityKeyID     = asn1.ObjectIdentifier{2, 5, 29, 35}
-	understoodOfLists     = []asn1.ObjectIdentifier{oidNumber, oidAuthorityKeyID}
-	understoodOfEntries   = []asn1.ObjectIdentifier{oidReason, oidInvalidityDate}
-	errNotCompleteForList = errors.New("is not complete by itself (a delta, an indirect list, or one for a part of the certificates): publish a full list")
+	oidNumber            = asn1.ObjectIdentifier{2, 5, 29, 20}
+	oidReason            = asn1.ObjectIdentifier{2, 5, 29, 21}
+	oidInvalidityDate    = asn1.ObjectIdentifier{2, 5, 29, 24}
+	oidDeltaIndicator    = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
+	oidCertificateIssuer = asn1.ObjectIdentifier{2, 5, 29, 29}
+	oidAuthorityKeyID    = asn1.ObjectIdentifier{2, 5, 29, 35}
+	understoodOfLists    = []asn1.ObjectIdentifier{oidNumber, oidAuthorityKeyID}
+	understoodOfEntries  = []asn1.ObjectIdentifier{oidReason, oidInvalidityDate}
 )
+
+var errIncomplete = errors.New("is not complete by itself (a delta, an indirect list, or one for a part of the certificates): publish a full list")
 
 // parseCRL reads a list in PEM or DER and checks everything but its age: that one of the authorities signed it and may, that it
 // is complete, and that nothing in it means something we do not understand.
@@ -109,7 +110,7 @@ func signerOf(list *x509.RevocationList, authorities []*x509.Certificate) (*x509
 func checkExtensions(list *x509.RevocationList) error {
 	for _, e := range list.Extensions {
 		if e.Id.Equal(oidDeltaIndicator) || e.Id.Equal(oidDistributionPoint) {
-			return errNotCompleteForList
+			return errIncomplete
 		}
 		if e.Critical && !slices.ContainsFunc(understoodOfLists, e.Id.Equal) {
 			return fmt.Errorf("has the critical extension %v, which is not understood", e.Id)
@@ -118,7 +119,7 @@ func checkExtensions(list *x509.RevocationList) error {
 	for i := range list.RevokedCertificateEntries {
 		for _, e := range list.RevokedCertificateEntries[i].Extensions {
 			if e.Id.Equal(oidCertificateIssuer) {
-				return errNotCompleteForList
+				return errIncomplete
 			}
 			if e.Critical && !slices.ContainsFunc(understoodOfEntries, e.Id.Equal) {
 				return fmt.Errorf("has an entry with the critical extension %v, which is not understood", e.Id)

@@ -252,7 +252,8 @@ func (l *RevocationLists) settle(s *source, list *crl, err error) error {
 	case list != nil:
 		s.list, s.failed, s.ended = list, "", false
 		l.current.Store(l.collect())
-		l.cfg.Log.Info("revocation list loaded", "from", s.String(), "issuer", list.signer.Subject.String(), "number", list.numberText(), "revoked", len(list.revoked), "until", list.until)
+		l.cfg.Log.Info("revocation list loaded", "from", s.String(), "issuer", list.signer.Subject.String(), "number", list.numberText(),
+			"revoked", len(list.revoked), "until", list.until)
 	}
 	l.noteEnd(s)
 	return err

@@ -420,14 +420,14 @@ func TestListByURL(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		{"not found", status(404), "status 404"},
+		{"not found", status(http.StatusNotFound), "status 404"},
 		{"broken", status(500), "status 500"},
 		{"not modified, unasked", status(304), "status 304"},
 		{"nothing", status(200), "neither PEM nor DER"},
 		{"no content", status(204), "status 204"},
 		{"a page", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) }, "neither PEM nor DER"},
-		{"another host", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 302) }, "another host"},
-		{"itself", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, "more than three redirects"},
+		{"another host", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) }, "another host"},
+		{"itself", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, "more than three redirects"},
 		{"cut", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			_, _ = w.Write(root.list(clock.now(), 2, nil)[:100])
