@@ -203,6 +203,7 @@ type gate struct {
 	*decider
 	journal *audit.Journal
 	tokens  *authn.Tokens
+	clients clientCerts
 	gateway *gateway.Gateway
 }
 
@@ -231,7 +232,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
 
 func (g *gate) assemble(ctx context.Context) error {
-	authenticator, err := g.authenticator()
+	authenticator, err := g.authenticator(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,17 +269,19 @@ func (g *gate) assemble(ctx context.Context) error {
 	return err
 }
 
-func (g *gate) authenticator() (authn.Authenticator, error) {
+func (g *gate) authenticator(ctx context.Context) (authn.Authenticator, error) {
 	var err error
 	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
 		return nil, err
 	}
+	if err := g.loadClientCerts(ctx); err != nil {
+		return nil, err
+	}
 	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
 	for i, c := range g.cfg.Certificates {
-		p := c.Principal
-		rules[i] = authn.CertificateRule{URI: c.URI, SPKI: c.SPKI, Principal: authn.Principal{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: authn.Kind(p.Kind)}}
+		rules[i] = certificateRule(c)
 	}
-	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules})
+	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules, Revoked: g.clients.revoked(), Directory: g.forges})
 	if err != nil {
 		return nil, err
 	}

@@ -285,7 +285,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 		clientCAs = g.CA.Pool()
 	}
 	door, err := httpd.New(httpd.Config{
-		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs), Mount: "/sstate", Limits: o.Limits,
+		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
 		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
