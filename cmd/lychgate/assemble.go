@@ -203,6 +203,7 @@ type gate struct {
 	*decider
 	journal *audit.Journal
 	tokens  *authn.Tokens
+	oidc    *authn.OIDC
 	clients clientCerts
 	gateway *gateway.Gateway
 }
@@ -260,6 +261,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
+		Identities: g.oidc, Links: g.db,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
@@ -267,25 +269,6 @@ func (g *gate) assemble(ctx context.Context) error {
 		},
 	})
 	return err
-}
-
-func (g *gate) authenticator(ctx context.Context) (authn.Authenticator, error) {
-	var err error
-	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
-		return nil, err
-	}
-	if err := g.loadClientCerts(ctx); err != nil {
-		return nil, err
-	}
-	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
-	for i, c := range g.cfg.Certificates {
-		rules[i] = certificateRule(c)
-	}
-	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules, Revoked: g.clients.revoked(), Directory: g.forges})
-	if err != nil {
-		return nil, err
-	}
-	return authn.Chain{g.tokens, certificates}, nil
 }
 
 // servedZones opens each zone's mirror.
