@@ -419,6 +419,35 @@ func TestAuthorityKeysThatAreTooOld(t *testing.T) {
 	}
 }
 
+// TestVerifiedOnce: what is remembered of certificates is bounded, and forgotten when they end.
+func TestVerifiedOnce(t *testing.T) {
+	s, clock := certs(t)
+	s.RememberCerts(3)
+	show := func(serial uint64) {
+		t.Helper()
+		cert := certificate(t, func(c *ssh.Certificate) {
+			c.Serial, c.ValidAfter = serial, uint64(clock.at.Unix())
+			c.ValidBefore = c.ValidAfter + 3600
+		})
+		for range 2 {
+			if _, err := s.Authenticate(t.Context(), shown(cert)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range uint64(10) {
+		show(i)
+		if n := s.VerifiedCerts(); n != min(int(i)+1, 3) {
+			t.Fatalf("%d are remembered after %d", n, i+1)
+		}
+	}
+	clock.at = clock.at.Add(time.Hour)
+	show(11)
+	if n := s.VerifiedCerts(); n != 1 {
+		t.Errorf("%d are remembered, of which all but one expired", n)
+	}
+}
+
 // TestInteropCertificates makes keys and certificates with ssh-keygen.
 func TestInteropCertificates(t *testing.T) {
 	dir := t.TempDir()

@@ -9,6 +9,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -227,4 +229,30 @@ func readFile(t testing.TB, dir, name string) []byte {
 		t.Fatal(err)
 	}
 	return bytes.TrimSpace(data)
+}
+
+// readRaw is readFile to the last byte.
+func readRaw(t testing.TB, dir, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// sums returns the SHA-1 and the SHA-256 of a key.
+func sums(blob []byte) (string, string) {
+	a, b := sha1.Sum(blob), sha256.Sum256(blob)
+	return string(a[:]), string(b[:])
+}
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
 }
