@@ -1,0 +1,7 @@
+package authn
+
+// VerifiedCerts returns how many certificates s remembers to have verified.
+func (s *SSHKeys) VerifiedCerts() int { return len(s.verified.certs) }
+
+// RememberCerts makes s remember at most n.
+func (s *SSHKeys) RememberCerts(n int) { s.verified.limit = n }
