@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"authz/authn":      0,
 	"gateway/upstream": 0,
 	"gateway/hashserv": 0,
+	"gateway/limit":    0,
 
 	"authz/provenance": 1,
 	"authz/forge":      1,
