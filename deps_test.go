@@ -92,6 +92,7 @@ var modules = map[string]struct {
 	oldest   string
 	mends    string
 }{
+	"github.com/gliderlabs/ssh":          {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
 	"github.com/go-json-experiment/json": {why: "exact JSON from outside: encoding/json folds case, takes duplicates and repairs UTF-8"},
 	"github.com/klauspost/compress": {
 		packages: []string{"authz/provenance"}, why: "siginfo files are zstd; only their reader decompresses",
@@ -118,7 +119,7 @@ var modules = map[string]struct {
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
 	"golang.org/x/sys":   {packages: []string{"gateway/audit", "gateway/upstream", "gateway", "internal/sqldb"}, why: "system calls that the standard library lacks"},
 	"golang.org/x/term":  {packages: []string{"internal/client", "cmd/lychgate"}, why: "is a person watching?"},
-	"golang.org/x/time":  {packages: []string{"gateway", "gateway/httpd"}, why: "rates"},
+	"golang.org/x/time":  {packages: []string{"gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
 	"modernc.org/sqlite": {packages: []string{"internal/sqldb"}, why: "records in one file, without cgo"},
 
 	"github.com/google/go-cmp":        {tests: true, why: "differences that can be read"},
