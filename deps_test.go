@@ -111,6 +111,7 @@ var modules = map[string]struct {
 		packages: []string{"policy"}, why: "Rego; a hundred modules come with it, so it stays behind authz.Policy",
 		oldest: "1.4.0", mends: "CVE-2025-46569",
 	},
+	"github.com/pkg/sftp":                               {packages: []string{"gateway/sshd"}, why: "the SFTP protocol of the ssh door"},
 	"github.com/prometheus/client_golang":               {packages: []string{"cmd/lychgate"}, why: "metrics are an admin listener's business; the house reports by callbacks"},
 	"github.com/schollz/progressbar/v3":                 {packages: []string{"internal/client", "cmd/lychgate"}, why: "push shows how far it is"},
 	"github.com/secure-systems-lab/go-securesystemslib": {packages: []string{"authz/provenance"}, why: "DSSE's pre-authentication encoding"},
