@@ -93,15 +93,12 @@ var modules = map[string]struct {
 	oldest   string
 	mends    string
 }{
-<<<<<<< HEAD
-	"github.com/gliderlabs/ssh":          {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
-=======
+	"github.com/gliderlabs/ssh":    {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
 	"github.com/coreos/go-oidc/v3": {packages: []string{"authz/authn"}, why: "ID tokens: a second reading of the claims beside our own"},
 	"github.com/go-jose/go-jose/v4": {
 		packages: []string{"authz/authn"}, why: "signatures of ID tokens, and JSON Web Keys",
 		oldest: "4.1.4", mends: "CVE-2026-34986, CVE-2025-27144",
 	},
->>>>>>> main
 	"github.com/go-json-experiment/json": {why: "exact JSON from outside: encoding/json folds case, takes duplicates and repairs UTF-8"},
 	"github.com/klauspost/compress": {
 		packages: []string{"authz/provenance"}, why: "siginfo files are zstd; only their reader decompresses",

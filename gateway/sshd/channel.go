@@ -123,7 +123,7 @@ func (ch *channel) operation(req *gossh.Request) operation {
 	case req.Type == "exec":
 		return func(ctx context.Context, ch *channel) (uint32, Observation) { return execute(ctx, ch, payload.Text) }
 	case req.Type == "subsystem" && payload.Text == "sftp":
-		return sftp
+		return subsystem
 	}
 	return nil
 }
@@ -150,12 +150,12 @@ func (ch *channel) cut() {
 	})
 }
 
-// sftp lets the client speak SFTP until it ends the channel.
-func sftp(ctx context.Context, ch *channel) (uint32, Observation) {
+// subsystem lets the client speak SFTP until it ends the channel.
+func subsystem(ctx context.Context, ch *channel) (uint32, Observation) {
 	if err := serveSFTP(ctx, ch, ch.tree(), ch.conn.server.limits); err != nil {
 		return 1, Observation{Route: "sftp", Outcome: failed}
 	}
-	return 0, Observation{Route: "sftp", Outcome: ok}
+	return 0, Observation{Route: "sftp", Outcome: succeeded}
 }
 
 // pacedWriter is an answer that must keep moving: what the client does not take in time cuts the channel.

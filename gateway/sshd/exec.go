@@ -16,7 +16,7 @@ import (
 
 // The outcomes of operations, for metrics.
 const (
-	ok          = "ok"
+	succeeded   = "ok"
 	failed      = "failed"
 	unavailable = "unavailable"
 )
@@ -87,7 +87,7 @@ func execute(ctx context.Context, ch *channel, line string) (uint32, Observation
 func outcome(route string, status uint32) string {
 	switch {
 	case status == exitOK:
-		return ok
+		return succeeded
 	case status == exitUnavailable, status == exitUsage && route == "test":
 		return unavailable
 	}

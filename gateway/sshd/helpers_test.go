@@ -14,13 +14,8 @@ import (
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
-const (
-	publicSource  = "git://git.example.com/public/hello.git;protocol=https"
-	privateSource = "git://git.example.com/team/secret.git;protocol=ssh"
-
-	// patience bounds every wait for something that must happen. Nothing depends on how long it takes.
-	patience = 60 * time.Second
-)
+// patience bounds every wait for something that must happen. Nothing depends on how long it takes.
+const patience = 60 * time.Second
 
 // clientConfig is that of a client that shows the key of a user.
 func clientConfig(g *gwtest.Gate, user string) *ssh.ClientConfig {
@@ -30,8 +25,8 @@ func clientConfig(g *gwtest.Gate, user string) *ssh.ClientConfig {
 	}
 }
 
-// connect opens a connection as a user. It ends with the test.
-func connect(t testing.TB, g *gwtest.Gate, user string) *ssh.Client {
+// dial opens a connection as a user. It ends with the test.
+func dial(t testing.TB, g *gwtest.Gate, user string) *ssh.Client {
 	t.Helper()
 	client, err := ssh.Dial("tcp", g.SSHAddr, clientConfig(g, user))
 	if err != nil {

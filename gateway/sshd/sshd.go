@@ -45,6 +45,7 @@ type Limits struct {
 	HandshakeTimeout     time.Duration // for a whole handshake
 	Channels             int           // open on one connection
 	ChannelsPerPrincipal int           // of all its connections
+	OpenHandles          int           // files and directories that one SFTP channel has open
 	IdleTimeout          time.Duration // for a connection without channels
 	KeepAlive            time.Duration // between signs of life that are asked for; after three without an answer a connection ends
 	ProgressWindow       time.Duration // in each, a transfer must move by ProgressBytes
@@ -58,7 +59,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 2048,
 		Handshakes: 4096, HandshakesPerAddress: 2048, HandshakeTimeout: 10 * time.Second,
-		Channels: 128, ChannelsPerPrincipal: 4096,
+		Channels: 128, ChannelsPerPrincipal: 4096, OpenHandles: 64,
 		IdleTimeout: 10 * time.Minute, KeepAlive: 30 * time.Second,
 		ProgressWindow: 30 * time.Second, ProgressBytes: 30 << 10,
 		CommandBytes: 8 << 10, DrainTimeout: 30 * time.Second,
@@ -79,6 +80,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.HandshakesPerAddress, d.HandshakesPerAddress},
 		{&l.Channels, d.Channels},
 		{&l.ChannelsPerPrincipal, d.ChannelsPerPrincipal},
+		{&l.OpenHandles, d.OpenHandles},
 		{&l.CommandBytes, d.CommandBytes},
 	} {
 		setDefault(m.have, m.want)

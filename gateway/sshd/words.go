@@ -63,7 +63,7 @@ func (s *splitter) word() error {
 		case c == '\\', strings.IndexByte(special, c) >= 0, b.Len() == 0 && strings.IndexByte(specialFirst, c) >= 0:
 			return errWords
 		}
-		if !printable(c) {
+		if !plain(c) {
 			return errWords
 		}
 		b.WriteByte(c)
@@ -86,7 +86,7 @@ func (s *splitter) quoted(b *strings.Builder, quote byte, acts string) error {
 		case strings.IndexByte(acts, c) >= 0:
 			return errWords
 		}
-		if !printable(c) {
+		if !plain(c) {
 			return errWords
 		}
 		b.WriteByte(c)
@@ -103,5 +103,5 @@ func (s *splitter) bracket() bool {
 	return true
 }
 
-// printable is for bytes that come with a meaning of their own: it takes the blank, which is quoted then.
-func printable(c byte) bool { return c >= ' ' && c < 0x7f }
+// plain is for bytes that come with a meaning of their own: it takes the blank, which is quoted then.
+func plain(c byte) bool { return c >= ' ' && c < 0x7f }
