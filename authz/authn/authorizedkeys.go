@@ -84,7 +84,10 @@ func (k *authorizedKey) set(o SSHOption) (err error) {
 		return nil
 	case "from":
 		if k.from, err = parseAddressList(o.Value, true); err != nil {
-			return &hintedError{"option \"from\": " + err.Error(), "list IP addresses and networks: host names are not looked up, and wildcards are networks (10.0.0.0/8)"}
+			return &hintedError{
+				"option \"from\": " + err.Error(),
+				"list IP addresses and networks: host names are not looked up, and wildcards are networks (10.0.0.0/8)",
+			}
 		}
 		if k.from.onlyExceptions() {
 			return &hintedError{"option \"from\" only excepts, and matches nothing", "add what it excepts from, such as 0.0.0.0/0,::/0"}

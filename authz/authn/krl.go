@@ -85,7 +85,9 @@ func ParseRevocationList(name string, data []byte) (*RevocationList, error) {
 		return l, nil
 	}
 	if err := l.parseKRL(&wireReader{body}); err != nil {
-		return nil, &FileError{File: name, Reason: "the key revocation list is damaged: " + err.Error(), Hint: "write it again with ssh-keygen -k"}
+		return nil, &FileError{
+			File: name, Reason: "the key revocation list is damaged: " + err.Error(), Hint: "write it again with ssh-keygen -k",
+		}
 	}
 	l.settle()
 	return l, nil

@@ -175,7 +175,8 @@ func (s *SSHKeys) listed(k *SSHKey) (found *Principal, expires time.Time, err er
 		}
 		p := &s.lists[i].Principal
 		if found != nil && found.Key() != p.Key() {
-			return nil, expires, refuse(KeyRefused, k.proven.fingerprint, "it stands for %q in one list of authorized keys and for %q in another", found.Key(), p.Key())
+			return nil, expires, refuse(KeyRefused, k.proven.fingerprint,
+				"it stands for %q in one list of authorized keys and for %q in another", found.Key(), p.Key())
 		}
 		if err := entry.check(k.Remote, s.now()); err != nil {
 			return nil, expires, refuse(KeyRefused, k.proven.fingerprint, "it %v", err)

@@ -158,6 +158,121 @@ func TestMultiDirectory(t *testing.T) {
 	}
 }
 
+// owners is a forge that knows keys and identities by a function.
+type owners struct {
+	fake
+	find func(what string) (forge.User, error)
+}
+
+func (o owners) KeyOwner(_ context.Context, fingerprint string) (forge.User, error) {
+	return o.find(fingerprint)
+}
+
+func (o owners) IdentityOwner(_ context.Context, issuer, subject string) (forge.User, error) {
+	return o.find(issuer + " " + subject)
+}
+
+func knows(users map[string]string) owners {
+	return owners{all(forge.Read), func(what string) (forge.User, error) {
+		if id := users[what]; id != "" {
+			return forge.User{ID: id, Name: "user-" + id, Kind: authn.Human}, nil
+		}
+		return forge.User{}, forge.ErrNoUser
+	}}
+}
+
+func fails(err error) owners {
+	return owners{all(forge.Read), func(string) (forge.User, error) { return forge.User{}, err }}
+}
+
+func TestMultiKeyOwner(t *testing.T) {
+	const key = "SHA256:key"
+	var (
+		errDown = errors.New("down")
+		knowing = knows(map[string]string{key: "7"})
+		other   = knows(map[string]string{key: "8"})
+		nobody  = knows(nil)
+		down    = fails(errDown)
+		deploy  = fails(forge.ErrDeployKey)
+		mute    = all(forge.Read)
+	)
+	for name, tt := range map[string]struct {
+		forges []forge.Provider
+		want   error // nil: user 7 of the forge "a"
+	}{
+		"one knows it":                        {[]forge.Provider{knowing}, nil},
+		"one of two knows it":                 {[]forge.Provider{knowing, nobody, mute}, nil},
+		"nobody knows it":                     {[]forge.Provider{nobody, nobody}, authn.ErrNobody},
+		"no forge can tell":                   {[]forge.Provider{mute}, authn.ErrNobody},
+		"there is no forge":                   {nil, authn.ErrNobody},
+		"two know it":                         {[]forge.Provider{knowing, other}, authn.ErrAmbiguous},
+		"two know it, under one id":           {[]forge.Provider{knowing, knowing}, authn.ErrAmbiguous},
+		"one is down":                         {[]forge.Provider{down}, errDown},
+		"one knows it and one is down":        {[]forge.Provider{knowing, down}, errDown},
+		"one is down and one knows it":        {[]forge.Provider{down, knowing}, errDown},
+		"one is down and nobody knows it":     {[]forge.Provider{down, nobody}, errDown},
+		"it is a deploy key":                  {[]forge.Provider{deploy}, authn.ErrNobody},
+		"it is a deploy key elsewhere":        {[]forge.Provider{knowing, deploy}, authn.ErrNobody},
+		"it is a deploy key, known elsewhere": {[]forge.Provider{deploy, knowing}, authn.ErrNobody},
+	} {
+		var forges []forge.Named
+		for i, p := range tt.forges {
+			forges = append(forges, forge.Named{Name: string(rune('a' + i)), Provider: p})
+		}
+		p, err := multi(t, forges...).KeyOwner(t.Context(), key)
+		switch {
+		case tt.want == nil:
+			if err != nil || p.Key() != "a/7" || p.Name != "user-7" || p.Kind != authn.Human {
+				t.Errorf("%s: %+v, %v", name, p, err)
+			}
+		case !errors.Is(err, tt.want) || p.ID != "":
+			t.Errorf("%s: %+v, %v; want %v", name, p, err, tt.want)
+		}
+		for _, answer := range []error{authn.ErrNobody, authn.ErrAmbiguous, errDown} {
+			if answer != tt.want && errors.Is(err, answer) {
+				t.Errorf("%s: %v is also %v", name, err, answer)
+			}
+		}
+	}
+}
+
+func TestMultiIdentityOwner(t *testing.T) {
+	errDown := errors.New("down")
+	m := multi(t,
+		forge.Named{Name: "a", Provider: knows(map[string]string{"https://idp sub": "7"})},
+		forge.Named{Name: "down", Provider: fails(errDown)},
+		forge.Named{Name: "mute", Provider: all(forge.Read)})
+	if p, err := m.IdentityOwner(t.Context(), "a", "https://idp", "sub"); err != nil || p.Key() != "a/7" {
+		t.Errorf("a known one: %+v, %v", p, err)
+	}
+	if _, err := m.IdentityOwner(t.Context(), "a", "https://idp", "other"); !errors.Is(err, authn.ErrNobody) {
+		t.Errorf("an unknown one: %v", err)
+	}
+	if _, err := m.IdentityOwner(t.Context(), "down", "https://idp", "sub"); !errors.Is(err, errDown) || errors.Is(err, authn.ErrNobody) {
+		t.Errorf("a forge that is down: %v", err)
+	}
+	for _, name := range []string{"mute", "nowhere"} {
+		if _, err := m.IdentityOwner(t.Context(), name, "https://idp", "sub"); !errors.Is(err, authn.ErrNobody) {
+			t.Errorf("forge %q: %v", name, err)
+		}
+	}
+}
+
+func TestMultiByName(t *testing.T) {
+	m := multi(t, forge.Named{Name: "git.example.com", Provider: load(t, sample)}, forge.Named{Name: "mute", Provider: all(forge.Read)})
+	if p, err := m.ByName(t.Context(), "git.example.com", "ci"); err != nil || p.Key() != "git.example.com/3" || p.Kind != authn.CI {
+		t.Errorf("ci: %+v, %v", p, err)
+	}
+	for _, q := range []struct{ forge, name string }{{"git.example.com", "nobody"}, {"nowhere", "ci"}} {
+		if _, err := m.ByName(t.Context(), q.forge, q.name); !errors.Is(err, authn.ErrNobody) {
+			t.Errorf("%q at %q: %v", q.name, q.forge, err)
+		}
+	}
+	if _, err := m.ByName(t.Context(), "mute", "ci"); err == nil || errors.Is(err, authn.ErrNobody) {
+		t.Errorf("a forge without directory: %v, want an error that is no answer", err)
+	}
+}
+
 func TestParseRepo(t *testing.T) {
 	for _, s := range []string{"git.example.com:17", "a:team/tool", "a:x:y", "a:17 18"} {
 		r, err := forge.ParseRepo(s)

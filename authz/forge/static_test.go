@@ -29,6 +29,12 @@ access:
   - {repos: ["teamA/*", "teamB/deep/**"], groups: [all, nobody-yet]}
 `
 
+const (
+	bobKey     = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEiH4ul4oMcSOYkpuT9eCKCzoAE3NHNSWQb9Vk3zQfCa alice@laptop"
+	malloryKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEiH4ul4oMcSOYkpuT9eCKCzoAE3NHNSWQb9Vk3zQfCb mallory"
+	deployKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEiH4ul4oMcSOYkpuT9eCKCzoAE3NHNSWQb9Vk3zQfCc mirror"
+)
+
 func write(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -131,8 +137,7 @@ func TestStaticResolve(t *testing.T) {
 }
 
 func TestStaticDirectory(t *testing.T) {
-	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEiH4ul4oMcSOYkpuT9eCKCzoAE3NHNSWQb9Vk3zQfCa alice@laptop"
-	s := load(t, strings.Replace(sample, "{id: \"2\", name: bob}", "{id: \"2\", name: bob, keys: [\""+key+"\"]}", 1))
+	s := load(t, strings.Replace(sample, "{id: \"2\", name: bob}", "{id: \"2\", name: bob, keys: [\""+bobKey+"\"]}", 1))
 	u, err := s.User(t.Context(), "4")
 	if err != nil || !u.Blocked || u.Name != "mallory" || u.Kind != authn.Human {
 		t.Errorf("user 4 = %+v, %v", u, err)
@@ -141,12 +146,66 @@ func TestStaticDirectory(t *testing.T) {
 		t.Errorf("user ci = %+v, %v", u, err)
 	}
 	// As ssh-keygen -lf prints it.
-	if u, err := s.KeyOwner(t.Context(), fingerprintOf(key)); err != nil || u.Name != "bob" {
+	if u, err := s.KeyOwner(t.Context(), fingerprintOf(bobKey)); err != nil || u.Name != "bob" {
 		t.Errorf("owner of the key = %+v, %v", u, err)
 	}
 	for _, find := range []func(context.Context, string) (forge.User, error){s.User, s.UserByName, s.KeyOwner} {
 		if _, err := find(t.Context(), "nobody"); !errors.Is(err, forge.ErrNoUser) {
 			t.Errorf("nobody: %v, want ErrNoUser", err)
+		}
+	}
+}
+
+// TestStaticKeyOwners: deploy keys are nobody's, and a blocked user's key is still the user's.
+func TestStaticKeyOwners(t *testing.T) {
+	s := load(t, `
+hosts: [git.example.com]
+users:
+  - {id: "2", name: bob, keys: ["`+bobKey+`"]}
+  - {id: "4", name: mallory, blocked: true, keys: ["`+malloryKey+`"]}
+repos:
+  - {path: teamA/tool, id: "17", deploy_keys: ["`+deployKey+`"]}
+  - {path: teamA/other, id: "18", deploy_keys: ["`+deployKey+`"]}
+`)
+	if u, err := s.KeyOwner(t.Context(), fingerprintOf(malloryKey)); err != nil || u.Name != "mallory" || !u.Blocked {
+		t.Errorf("a blocked user's key: %+v, %v", u, err)
+	}
+	u, err := s.KeyOwner(t.Context(), fingerprintOf(deployKey))
+	if !errors.Is(err, forge.ErrNoUser) || !errors.Is(err, forge.ErrDeployKey) || u.ID != "" || !strings.Contains(err.Error(), "teamA/other") {
+		t.Errorf("a deploy key: %+v, %v", u, err)
+	}
+	if _, err := s.KeyOwner(t.Context(), "SHA256:x"); !errors.Is(err, forge.ErrNoUser) || errors.Is(err, forge.ErrDeployKey) {
+		t.Errorf("an unknown key: %v", err)
+	}
+}
+
+func TestStaticIdentities(t *testing.T) {
+	s := load(t, `
+users:
+  - id: "1"
+    name: alice
+    identities:
+      - {issuer: "https://idp.example.com", subject: "6f1c"}
+      - {issuer: "https://other.example.com", subject: "alice"}
+  - {id: "2", name: bob, blocked: true, identities: [{issuer: "https://idp.example.com", subject: "alice"}]}
+`)
+	for _, tt := range []struct{ issuer, subject, want string }{
+		{"https://idp.example.com", "6f1c", "alice"},
+		{"https://other.example.com", "alice", "alice"},
+		{"https://idp.example.com", "alice", "bob"},
+		{"https://idp.example.com/", "6f1c", ""},
+		{"https://idp.example.com", "6F1C", ""},
+		{"https://idp.example.com", "6f1c ", ""},
+		{"https://other.example.com", "6f1c", ""},
+		{"", "6f1c", ""},
+		{"https://idp.example.com", "", ""},
+	} {
+		u, err := s.IdentityOwner(t.Context(), tt.issuer, tt.subject)
+		if u.Name != tt.want || (err == nil) != (tt.want != "") || err != nil && !errors.Is(err, forge.ErrNoUser) {
+			t.Errorf("%q at %q: %+v, %v; want %q", tt.subject, tt.issuer, u, err, tt.want)
+		}
+		if u.Blocked != (tt.want == "bob") {
+			t.Errorf("%+v: blocked is lost", u)
 		}
 	}
 }
@@ -173,6 +232,17 @@ func TestStaticFileErrors(t *testing.T) {
 		{"users:\n- {id: a, name: a, keys: [x]}\n", "a key of user \"a\""},
 		{"users:\n- {id: a, name: a, keys: ['ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAA']}\n", "not of the type \"ssh-rsa\""},
 		{"users:\n- {id: a, name: a, keys: ['no-pty ssh-rsa AAAA']}\n", "not a key in base64"},
+		{"users:\n- {id: a, name: a, identities: [x]}\n", "f.yaml:2: cannot unmarshal"},
+		{"users:\n- {id: a, name: a, identities: ['https://idp.example.com 7']}\n", "f.yaml:2: cannot unmarshal"},
+		{"users:\n- id: a\n  name: a\n  identities:\n  - {issuer: i}\n", "f.yaml:5: an identity of user \"a\" is not complete"},
+		{"users:\n- id: a\n  name: a\n  identities:\n  - {subject: s}\n", "f.yaml:5: an identity of user \"a\" is not complete"},
+		{"users:\n- id: a\n  name: a\n  identities:\n  - {issuer: i, subject: s, email: e}\n", "f.yaml:5: unknown key \"email\""},
+		{"users:\n- id: a\n  name: a\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subject: s}\n", "f.yaml:6: users \"a\" and \"a\" have the same identity"},
+		{"users:\n- {id: a, name: a, identities: [{issuer: i, subject: s}]}\n- {id: b, name: b, identities: [{issuer: i, subject: s}]}\n", "f.yaml:3: users \"a\" and \"b\" have the same identity"},
+		{"repos:\n- {path: p, id: '1', deploy_keys: [x]}\n", "f.yaml:2: a deploy key of repository \"p\""},
+		{"repos:\n- {path: p, id: '1', deploy_key: x}\n", "f.yaml:2: unknown key \"deploy_key\""},
+		{"users:\n- {id: a, name: a, keys: [\"" + bobKey + "\"]}\nrepos:\n- path: p\n  id: '1'\n  deploy_keys:\n  - \"" + bobKey + "\"\n", "f.yaml:7: the deploy key SHA256:"},
+		{"repos:\n- path: p\n  id: '1'\n  deploy_keys: [\"" + bobKey + "\"]\nusers:\n- {id: a, name: a, keys: [\"" + bobKey + " other comment\"]}\n", "f.yaml:4: the deploy key SHA256:"},
 		{"users:\n- {id: a, name: a, blocked: perhaps}\n", "f.yaml:2: cannot unmarshal"},
 		{"repos:\n- {path: a}\n", "f.yaml:2: a repository needs a path and an id"},
 		{"repos:\n- {path: a.git, id: a}\n", "without the host"},
