@@ -97,6 +97,8 @@ type Config struct {
 	Audience      string // this gate's own URL, which statements name
 	Names         Lister
 	Tokens        Tokens
+	Identities    Identities
+	Links         Links
 	TokenLife     TokenLife
 	Limits        Limits
 	Refused       func(door string, why authn.Reason) // called for each refused credential, for metrics; may be nil
@@ -113,16 +115,17 @@ type Gateway struct {
 	refused  *rate.Limiter // bounds how many refused credentials are recorded one by one
 	hidden   atomic.Int64  // refusals since the last recorded one
 
-	walking      keyedMutex // by owner: held while a directory is listed
-	settling     keyedMutex // by owner and zone: held while plain PUTs are matched with their statements
-	copyBuffers  sync.Pool  // *[]byte of copyBytes
-	chunkBuffers sync.Pool  // *[]byte of provenance.ChunkSize
+	walking      keyedMutex   // by owner: held while a directory is listed
+	settling     keyedMutex   // by owner and zone: held while plain PUTs are matched with their statements
+	copyBuffers  sync.Pool    // *[]byte of copyBytes
+	passed       atomic.Int64 // bytes that callers of ReadAt have read past
+	chunkBuffers sync.Pool    // *[]byte of provenance.ChunkSize
 }
 
 // New checks cfg and prepares the staging directory. It starts nothing.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
-		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Staging == "" || cfg.Audience == "" {
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Staging == "" || cfg.Audience == "" {
 		return nil, errors.New("gateway: a required part is missing")
 	}
 	if cfg.Log == nil {

@@ -13,18 +13,18 @@ import (
 	"github.com/lychgate/lychgate/authz/authn"
 )
 
-// people is a directory of users by name at git.example.com. It knows nobody by a key.
-type people map[string]authn.Principal
+// namesakes is a directory of users by name at git.example.com. It knows nobody by a key.
+type namesakes map[string]authn.Principal
 
-func (people) KeyOwner(context.Context, string) (authn.Principal, error) {
+func (namesakes) KeyOwner(context.Context, string) (authn.Principal, error) {
 	return authn.Principal{}, authn.ErrNobody
 }
 
-func (people) IdentityOwner(context.Context, string, string, string) (authn.Principal, error) {
+func (namesakes) IdentityOwner(context.Context, string, string, string) (authn.Principal, error) {
 	return authn.Principal{}, authn.ErrNobody
 }
 
-func (p people) ByName(_ context.Context, forge, name string) (authn.Principal, error) {
+func (p namesakes) ByName(_ context.Context, forge, name string) (authn.Principal, error) {
 	if name == "away" {
 		return authn.Principal{}, errors.New("the forge does not answer")
 	}
@@ -39,7 +39,7 @@ func (p people) ByName(_ context.Context, forge, name string) (authn.Principal, 
 func TestCertificateUser(t *testing.T) {
 	const forge = "git.example.com"
 	carol := authn.Principal{Forge: forge, ID: "3", Name: "carol", Kind: authn.Human}
-	directory := people{"carol": carol, "c.d_e-9": carol, "elsewhere": {Forge: "other", ID: "3", Name: "elsewhere", Kind: authn.Human}}
+	directory := namesakes{"carol": carol, "c.d_e-9": carol, "elsewhere": {Forge: "other", ID: "3", Name: "elsewhere", Kind: authn.Human}}
 	rules := []authn.CertificateRule{
 		{URI: "spiffe://ci/user/{name}", Principal: authn.Principal{Forge: forge}},
 		{URI: "spiffe://ci/bot/{name}", Principal: authn.Principal{Forge: forge, Kind: authn.CI}},
@@ -121,7 +121,7 @@ func TestNewCertificatesRefusesPlaceholders(t *testing.T) {
 		"anonymous":          {URI: "spiffe://ci/{name}", Principal: authn.Principal{Forge: "f", Kind: authn.Anonymous}},
 		"bad forge":          {URI: "spiffe://ci/{name}", Principal: authn.Principal{Forge: "f/g"}},
 	} {
-		_, err := authn.NewCertificates(authn.CertificatesConfig{Rules: []authn.CertificateRule{rule}, Directory: people{}})
+		_, err := authn.NewCertificates(authn.CertificatesConfig{Rules: []authn.CertificateRule{rule}, Directory: namesakes{}})
 		if err == nil || !strings.Contains(err.Error(), "certificate rule 1: ") {
 			t.Errorf("%s: %v, want a refusal that says which rule", name, err)
 		}

@@ -130,7 +130,7 @@ func publicPatterns(texts []string) ([]source.Pattern, error) {
 func zoneNames(cfg *config.Config) []artifact.Zone {
 	zones := make([]artifact.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base}
+		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}
 	}
 	return zones
 }
@@ -203,6 +203,8 @@ type gate struct {
 	*decider
 	journal *audit.Journal
 	tokens  *authn.Tokens
+	oidc    *authn.OIDC
+	metrics *metrics
 	clients clientCerts
 	gateway *gateway.Gateway
 }
@@ -221,6 +223,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 		return nil, errors.Join(err, journal.Close())
 	}
 	g := &gate{decider: d, journal: journal}
+	g.metrics = newMetrics(g)
 	if err := g.assemble(ctx); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
@@ -260,6 +263,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
+		Identities: g.oidc, Links: g.db, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
@@ -269,30 +273,11 @@ func (g *gate) assemble(ctx context.Context) error {
 	return err
 }
 
-func (g *gate) authenticator(ctx context.Context) (authn.Authenticator, error) {
-	var err error
-	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
-		return nil, err
-	}
-	if err := g.loadClientCerts(ctx); err != nil {
-		return nil, err
-	}
-	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
-	for i, c := range g.cfg.Certificates {
-		rules[i] = certificateRule(c)
-	}
-	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules, Revoked: g.clients.revoked(), Directory: g.forges})
-	if err != nil {
-		return nil, err
-	}
-	return authn.Chain{g.tokens, certificates}, nil
-}
-
 // servedZones opens each zone's mirror.
 func servedZones(cfg *config.Config) ([]gateway.Zone, error) {
 	zones := make([]gateway.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base}}
+		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}}
 		mirror, err := openMirror(z)
 		if err != nil {
 			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)

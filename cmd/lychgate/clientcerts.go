@@ -36,12 +36,7 @@ func (g *gate) loadClientCerts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("https.client_ca: %w", err)
 	}
-	if len(authorities) > 0 {
-		g.clients.pool = x509.NewCertPool()
-	}
-	for _, a := range authorities {
-		g.clients.pool.AddCert(a)
-	}
+	g.clients.pool = poolOf(authorities)
 	if len(h.ClientCRLs) == 0 {
 		return nil
 	}
@@ -61,6 +56,18 @@ func (g *gate) loadClientCerts(ctx context.Context) error {
 	defer cancel()
 	_ = lists.Refresh(ctx) // it has logged what is missing
 	return nil
+}
+
+// poolOf returns a pool of authorities, nil for none.
+func poolOf(authorities []*x509.Certificate) *x509.CertPool {
+	if len(authorities) == 0 {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	for _, a := range authorities {
+		pool.AddCert(a)
+	}
+	return pool
 }
 
 // readCertificates reads every certificate of a PEM file, none for no file.

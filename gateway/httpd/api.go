@@ -41,6 +41,9 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "tokens", "*"):
 		*name = "token"
 		h.only(http.MethodDelete, func() { h.revoke(segments[2]) })
+	case match(segments, "v1", "link"):
+		*name = "token"
+		h.only(http.MethodPost, h.link)
 	case match(segments, "v1", "zones", "*", "uploads"):
 		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })
@@ -233,11 +236,11 @@ func (h *handler) read(into any, commas int) bool {
 // readAll reads a body into memory, of which one principal may hold only so many at once.
 func (h *handler) readAll(limit int64) ([]byte, bool) {
 	key := h.session.Principal().Key()
-	if !h.server.bodies.enter(key) {
+	if !h.server.bodies.Enter(key) {
 		busy(h.w)
 		return nil, false
 	}
-	defer h.server.bodies.leave(key)
+	defer h.server.bodies.Leave(key)
 	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
 	var tooLarge *http.MaxBytesError
 	switch {

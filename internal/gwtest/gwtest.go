@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -38,6 +39,7 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/gateway/upstream"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -74,12 +76,16 @@ type Options struct {
 	Limits     httpd.Limits
 	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
 	Dir        string
-	Admins     []string // users who administer main
-	Review     bool     // add the zone "review", which has main as its base
+	Issuers    []authn.Issuer // of ID tokens
+	Admins     []string       // users who administer main
+	Review     bool           // add the zone "review", which has main as its base
 	JournalFS  audit.FS
 	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
-	Uploads    gateway.Limits                        // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	SSH        bool                                  // open the ssh door too; every user of the forge file has a key
+	SSHLimits  sshd.Limits
+	SSHObserve func(sshd.Observation)
+	Uploads    gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -87,6 +93,8 @@ type Gate struct {
 	T        testing.TB
 	URL      string // https://127.0.0.1:PORT
 	Addr     string
+	SSHAddr  string // 127.0.0.1:PORT
+	HostKeys []ssh.Signer
 	Dir      string
 	CA       *devca.CA
 	DB       *sqldb.DB
@@ -105,6 +113,7 @@ type Gate struct {
 	mu       sync.Mutex // guards users, idle and refusals
 	users    map[string]*User
 	refusals map[authn.Reason]int
+	hasKeys  bool // the users in the forge file have SSH keys
 	stop     func()
 	idle     []func() // close what clients keep open, which a gate that stops waits for
 }
@@ -167,6 +176,7 @@ func (g *Gate) rules(o Options) {
 	if text == "" {
 		text = DefaultForge
 	}
+	g.hasKeys = o.SSH
 	g.WriteForge(text)
 	var err error
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
@@ -186,7 +196,7 @@ func (g *Gate) rules(o Options) {
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{Forge + "/" + name}})
 	}
 	if o.Review {
-		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main"})
+		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main", Review: true})
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
 	}
 	for _, p := range o.Public {
@@ -200,6 +210,9 @@ func (g *Gate) rules(o Options) {
 
 // WriteForge replaces the forge file; Static.Reload or time makes the gate follow.
 func (g *Gate) WriteForge(text string) {
+	if g.hasKeys {
+		text = withKeys(text)
+	}
 	g.must(os.WriteFile(g.Path("forge.yaml"), []byte(text), 0o600), "write the forge file")
 }
 
@@ -227,15 +240,19 @@ func (g *Gate) assemble(o Options) {
 	}
 	zones := []gateway.Zone{main}
 	if o.Review {
-		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main"}})
+		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
 	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
+	keys, err := authn.NewSSHKeys(authn.SSHKeysConfig{Directory: g.Forges})
+	g.must(err, "know SSH keys")
+	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
+	g.must(err, "know ID tokens")
 	g.Gateway, err = gateway.New(gateway.Config{
-		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -297,6 +314,10 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	behind, stopBehind := context.WithCancel(context.Background())
 	var doors, parts sync.WaitGroup
 	doors.Go(func() { _ = door.Serve(ctx, ln) })
+	if o.SSH {
+		door, ln := g.sshDoor(o)
+		doors.Go(func() { _ = door.Serve(ctx, ln) })
+	}
 	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run} {
 		parts.Go(func() { _ = run(behind) })
 	}
