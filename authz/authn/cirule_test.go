@@ -35,7 +35,9 @@ var githubJob = map[string]any{
 var jenkinsJob = map[string]any{"aud": gateURI, "sub": "https://jenkins.example.com/job/bsp/", "build_number": 7}
 
 // bind makes Claims of one claim.
-func bind(claim string, values ...string) map[string][]string { return map[string][]string{claim: values} }
+func bind(claim string, values ...string) map[string][]string {
+	return map[string][]string{claim: values}
+}
 
 var (
 	ciMain   = authn.Principal{ID: "gitlab:{project_id}", Name: "ci of {project_id}", Roles: []string{"writer:main"}}

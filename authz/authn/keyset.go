@@ -50,8 +50,7 @@ type KeyFetch struct {
 	Refresh       time.Duration // a set this old is fetched again before it is used; default 10 min
 	Retry         time.Duration // the shortest time between two fetches, whatever asks for them; default 10 s
 	Ceiling       time.Duration // no set this old is used, whatever the issuer's state; default 1 h
-	// OnFetch is told what each fetch ended with, nil or why it failed. It is called from a goroutine of the KeySet's and may be
-	// nil.
+	// OnFetch is told what each fetch ended with, nil or why it failed, before those go on who wait for it. It may be nil.
 	OnFetch func(err error)
 }
 
@@ -294,10 +293,10 @@ func (k *KeySet) start(ctx context.Context) chan struct{} {
 			k.keys, k.asked = keys, began
 		}
 		k.mu.Unlock()
-		close(done)
 		if k.fetch.OnFetch != nil {
 			k.fetch.OnFetch(err)
 		}
+		close(done)
 	}()
 	return done
 }

@@ -132,21 +132,21 @@ func TestBadWeather(t *testing.T) {
 			t.Parallel()
 			i := newIssuer(t, key)
 			var told []error
-			config := i.config()
-			config.Keys.Timeout = 200 * time.Millisecond
-			config.Keys.OnFetch = func(err error) { i.do(func() { told = append(told, err) }) }
-			good := i.discovery
-			cold, warm := i.oidc(config), i.oidc(i.config())
-			if name != "too slow" {
-				config.Keys.Timeout = 5 * time.Second // only what is slow on purpose may end by time
-				cold = i.oidc(config)
+			config, good := i.config(), i.discovery
+			config.Keys.OnFetch = func(err error) { told = append(told, err) }
+			if name == "too slow" {
+				config.Keys.Timeout = 200 * time.Millisecond
 			}
+			cold, warm := i.oidc(config), i.oidc()
 			if _, err := show(t, warm, i.token(key, nil)); err != nil {
 				t.Fatal(err)
 			}
 			i.do(func() { i.discovery = overlay(good, nil); c.change(i) })
 			_, err := show(t, cold, i.token(key, nil))
 			wantFault(t, "cold", err, c.words)
+			if len(told) != 1 || told[0] == nil {
+				t.Errorf("OnFetch was told %v", told)
+			}
 			if name == "too slow" {
 				return // the warm one would wait five seconds, and the ceiling is another test's
 			}
@@ -174,7 +174,8 @@ func TestUnfitKeysBesideAGoodOne(t *testing.T) {
 	key := newSigner(t, "k1", "ES256")
 	i := newIssuer(t, key)
 	i.keysBody = mustJSON(map[string]any{"more": true, "keys": []any{
-		map[string]any{"kty": "AKP", "kid": "pq"}, map[string]any{"kty": "oct", "k": "AAAA", "kid": "k1"},
+		map[string]any{"kty": "AKP", "kid": "pq"},
+		map[string]any{"kty": "oct", "k": "AAAA", "kid": "k1"},
 		overlay(jwkMembers(key.public()), map[string]any{"use": "enc"}), overlay(jwkMembers(key.public()), map[string]any{"alg": nil, "use": nil}),
 	}})
 	if _, err := show(t, i.oidc(), i.token(key, nil)); err != nil {
