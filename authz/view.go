@@ -113,7 +113,7 @@ func (v *view) touch(now time.Time) {
 // compared, so that what it returned once may be asked with for ever.
 func (v *view) shows(p *authn.Principal) bool {
 	w := &v.principal
-	if !p.Expires.Equal(w.Expires) || !sameClaims(p.Claims, w.Claims) {
+	if !p.Expires.Equal(w.Expires) || p.Review != w.Review || !sameClaims(p.Claims, w.Claims) {
 		return false
 	}
 	return p.Forge != "" || p.Name == w.Name && p.Kind == w.Kind && slices.Equal(p.Groups, w.Groups)

@@ -83,7 +83,7 @@ type Limits struct {
 	MinFree       int64         // bytes that uploads leave free on the staging directory's file system
 }
 
-// Config is what a Gateway is made of. All members but Log and Now are required.
+// Config is what a Gateway is made of. All members but Refused, Log and Now are required.
 type Config struct {
 	Authenticator authn.Authenticator
 	Authorizer    *authz.Authorizer
@@ -95,7 +95,11 @@ type Config struct {
 	Blobs         Blobs
 	Staging       string // directory for uploads under way, on the file system of Blobs when that is a directory
 	Audience      string // this gate's own URL, which statements name
+	Names         Lister
+	Tokens        Tokens
+	TokenLife     TokenLife
 	Limits        Limits
+	Refused       func(door string, why authn.Reason) // called for each refused credential, for metrics; may be nil
 	Log           *slog.Logger
 	Now           func() time.Time
 }
@@ -103,11 +107,13 @@ type Config struct {
 // Gateway serves sessions. It is safe for concurrent use.
 type Gateway struct {
 	Config
-	zones   map[string]Zone
-	staging *staging
-	refused *rate.Limiter // bounds how many refused credentials are recorded one by one
-	hidden  atomic.Int64  // refusals since the last recorded one
+	zones    map[string]Zone
+	staging  *staging
+	failures *failures
+	refused  *rate.Limiter // bounds how many refused credentials are recorded one by one
+	hidden   atomic.Int64  // refusals since the last recorded one
 
+	walking      keyedMutex // by owner: held while a directory is listed
 	settling     keyedMutex // by owner and zone: held while plain PUTs are matched with their statements
 	copyBuffers  sync.Pool  // *[]byte of copyBytes
 	chunkBuffers sync.Pool  // *[]byte of provenance.ChunkSize
@@ -116,7 +122,7 @@ type Gateway struct {
 // New checks cfg and prepares the staging directory. It starts nothing.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
-		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Staging == "" || cfg.Audience == "" {
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Staging == "" || cfg.Audience == "" {
 		return nil, errors.New("gateway: a required part is missing")
 	}
 	if cfg.Log == nil {
@@ -125,7 +131,13 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	g := &Gateway{Config: cfg, zones: map[string]Zone{}, refused: rate.NewLimiter(50, 200)}
+	if cfg.Refused == nil {
+		cfg.Refused = func(string, authn.Reason) {}
+	}
+	if cfg.TokenLife.Human <= 0 || cfg.TokenLife.CI <= 0 {
+		return nil, errors.New("gateway: the longest life of tokens is missing")
+	}
+	g := &Gateway{Config: cfg, zones: map[string]Zone{}, failures: newFailures(cfg.Now), refused: rate.NewLimiter(50, 200)}
 	g.copyBuffers.New = func() any { b := make([]byte, copyBytes); return &b }
 	g.chunkBuffers.New = func() any { b := make([]byte, provenance.ChunkSize); return &b }
 	for _, z := range cfg.Zones {
@@ -164,6 +176,9 @@ type Door struct {
 // Session takes a credential and returns who it is, ready to act. It is the only place where a principal
 // enters. Every error wraps ErrUnauthenticated or ErrUnavailable.
 func (g *Gateway) Session(ctx context.Context, door Door, c authn.Credential) (*Session, error) {
+	if !c.IDToken.IsZero() && g.failures.spent(door.Remote.Addr()) {
+		return nil, g.refuse(door, &authn.Refusal{Reason: throttled, Detail: "an ID token from an address that was refused too often"})
+	}
 	s := &Session{gate: g, door: door, credential: c}
 	if err := s.identify(ctx); err != nil {
 		return nil, g.refuse(door, err)
@@ -171,29 +186,15 @@ func (g *Gateway) Session(ctx context.Context, door Door, c authn.Credential) (*
 	return s, nil
 }
 
-// refuse records a refused credential. What a client sent without a credential is not an event: wget asks
-// that way before every file.
-func (g *Gateway) refuse(door Door, cause error) error {
-	if errors.Is(cause, authn.ErrAnonymous) {
-		return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
+// Knows returns nil when a credential would be taken, were it proven: the ssh door answers a client that asks which of its keys are
+// worth a signature. Who it belongs to is not told, and nothing is recorded; a client offers every key it has.
+func (g *Gateway) Knows(ctx context.Context, c authn.Credential) error {
+	if _, err := g.Authenticator.Authenticate(ctx, c); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
-	if !g.refused.Allow() {
-		g.hidden.Add(1)
-	} else {
-		e := &audit.Event{
-			Kind: "auth.refuse", Door: door.Name,
-			Actor:    audit.Actor{Remote: door.Remote.String()},
-			Decision: audit.Decision{Verdict: "deny", Reasons: []string{cause.Error()}, FactAge: -1},
-		}
-		if n := g.hidden.Swap(0); n > 0 {
-			e.Detail = fmt.Sprintf("%d more were refused before this one, too fast to record each", n)
-		}
-		if _, err := g.Journal.Append(e); err != nil {
-			return fmt.Errorf("%w: record a refused credential: %w", ErrUnavailable, err)
-		}
-	}
-	if errors.Is(cause, authn.ErrRefused) {
-		return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
-	}
-	return fmt.Errorf("%w: authenticate: %w", ErrUnavailable, cause)
+	return nil
 }
+
+// Failed records that a door's client left without proving any credential, and why. It returns an error that wraps ErrThrottled
+// when its address should be kept out for a while.
+func (g *Gateway) Failed(door Door, cause *authn.Refusal) error { return g.refuse(door, cause) }

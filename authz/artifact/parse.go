@@ -197,6 +197,26 @@ func checkDir(dir, hash string) error {
 	return nil
 }
 
+// ParseDir reads the path of a directory within a zone, as listings name it: "", EXTRA, HH or HH/hh, or the last two behind
+// EXTRA. It returns the path as it is; errors wrap [ErrBadName]. Nothing is percent-decoded.
+func ParseDir(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		if !all(segment, allowed) || !validExtra(segment) || i > 0 && !isPair(segment) {
+			return "", badName("not a directory of the grammar")
+		}
+	}
+	if len(segments) > 3 {
+		return "", badName("more directories than the grammar has")
+	}
+	return path, nil
+}
+
+func isPair(s string) bool { return len(s) == 2 && isLowerHex(s[0]) && isLowerHex(s[1]) }
+
 // validExtra refuses what could be mistaken for a hidden, parent or option-like directory.
 func validExtra(s string) bool {
 	return s != "" && len(s) <= maxExtra && isAlnum(s[0]) && strings.IndexByte(s, ':') < 0 && strings.IndexByte(s, '/') < 0

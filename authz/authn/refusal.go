@@ -17,6 +17,7 @@ const (
 	BadIDToken        Reason = "bad_id_token"       // of no known issuer, not signed by it, not for this gate, expired
 	UnmappedIdentity  Reason = "unmapped_identity"  // a good ID token of somebody whom no rule maps to a user
 	Replayed          Reason = "replayed"           // an ID token that was exchanged before
+	EndedEpoch        Reason = "ended_epoch"        // all tokens of the principal were ended while this one was made
 )
 
 // Refusal is a final answer about a credential. It is for the audit trail; a door never prints it, and tells none from
@@ -37,6 +38,9 @@ func (r *Refusal) Error() string {
 
 // Is makes every Refusal an [ErrRefused].
 func (r *Refusal) Is(target error) bool { return target == ErrRefused }
+
+// RefuseToken is what a [TokenStore] returns for a token that must not be made.
+func RefuseToken(reason Reason, id string) error { return refuse(reason, id, "no token is made") }
 
 // refuse makes a Refusal.
 func refuse(reason Reason, subject, format string, args ...any) error {

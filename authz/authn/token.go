@@ -31,8 +31,14 @@ const (
 	tokenLen    = tokenBody + 6
 )
 
+// MaxTokenLife is the longest life of a token.
+const MaxTokenLife = 366 * 24 * time.Hour
+
 // ErrNoToken is wrapped by what a [TokenStore] returns for a token it does not hold, or that was revoked.
 var ErrNoToken = errors.New("no such token")
+
+// ErrBadOrder is wrapped by what [Tokens.Mint] returns for an order that cannot be filled: a mistake of who asks.
+var ErrBadOrder = errors.New("bad order for a token")
 
 // ErrTokenExists is wrapped by [TokenStore].PutToken for a MAC or an id that is taken, also by a revoked token.
 var ErrTokenExists = errors.New("token exists")
@@ -45,6 +51,9 @@ type TokenInfo struct {
 	Created   time.Time
 	Expires   time.Time
 	Note      string // what it is for, in its maker's words
+	Epoch     uint64 // of its principal, see [TokenStore]
+	// Once, unless it is zero, is the digest of a credential that the token was given for, and that buys no other.
+	Once [32]byte
 }
 
 // TokenStore keeps tokens by their MAC. It is safe for concurrent use. What PutToken and RevokeToken returned nil for
@@ -54,12 +63,17 @@ type TokenStore interface {
 	// TokenByMAC returns the token, or an error that wraps ErrNoToken. It is on the path of every request.
 	// The Principal's slices and map are shared and not to be changed. Expired tokens may or may not be returned.
 	TokenByMAC(ctx context.Context, mac [32]byte) (TokenInfo, error)
-	// PutToken adds a token, or returns an error that wraps ErrTokenExists.
+	// PutToken adds a token, or returns an error that wraps ErrTokenExists, or is a [Refusal]: [Replayed] when another token has the
+	// same Once, also a revoked one, and [EndedEpoch] when Epoch is not the principal's any more.
 	PutToken(ctx context.Context, mac [32]byte, info TokenInfo) error
 	// Tokens lists what is neither revoked nor forgotten, oldest first. Tokens long expired may be forgotten.
 	Tokens(ctx context.Context) ([]TokenInfo, error)
 	// RevokeToken ends a token for good, or returns an error that wraps ErrNoToken.
 	RevokeToken(ctx context.Context, id string) error
+	// Epoch returns the epoch of the principal with that [Principal.Key]: 1, and one more for each RevokeTokensOf.
+	Epoch(ctx context.Context, key string) (uint64, error)
+	// RevokeTokensOf ends all tokens of the principal with that key, also those that are being made, and returns how many.
+	RevokeTokensOf(ctx context.Context, key string) (int, error)
 }
 
 // TokensConfig is what [NewTokens] needs.
@@ -68,7 +82,7 @@ type TokensConfig struct {
 	// Key is the HMAC key, at least 32 random bytes, kept apart from the store: who reads the store alone can neither
 	// use nor test a token. Another key ends all tokens.
 	Key []byte
-	// MaxTTL is the longest life Mint gives; zero is 366 days.
+	// MaxTTL is the longest life Mint gives; zero is MaxTokenLife.
 	MaxTTL time.Duration
 	Now    func() time.Time // nil is time.Now
 }
@@ -102,7 +116,7 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	}
 	t := &Tokens{store: cfg.Store, maxTTL: cfg.MaxTTL, now: cfg.Now}
 	if t.maxTTL == 0 {
-		t.maxTTL = 366 * 24 * time.Hour
+		t.maxTTL = MaxTokenLife
 	}
 	if t.now == nil {
 		t.now = time.Now
@@ -142,16 +156,34 @@ func (t *Tokens) Authenticate(ctx context.Context, c Credential) (Principal, err
 	return p, nil
 }
 
-// Mint makes a token for p that lives for ttl, more than zero and at most the longest configured. The note is for
-// listings: one line, at most 255 bytes. The Secret is shown to its holder once and kept nowhere.
-func (t *Tokens) Mint(ctx context.Context, p Principal, ttl time.Duration, note string) (Secret, TokenInfo, error) {
-	if err := t.checkMint(p, ttl, note); err != nil {
-		return Secret{}, TokenInfo{}, fmt.Errorf("mint token: %w", err)
+// Order says what token to make.
+type Order struct {
+	Principal Principal
+	TTL       time.Duration // more than zero and at most the longest configured
+	Note      string        // for listings: one line, at most 255 bytes
+	Epoch     uint64        // the principal's, read before its credential was checked; 0: as it is now
+	Once      [32]byte      // see [TokenInfo]
+}
+
+// Mint makes a token. The Secret is shown to its holder once and kept nowhere. An order that makes no sense is [ErrBadOrder]; one for
+// a credential that is spent, or of a principal whose tokens were all ended meanwhile, is a [Refusal].
+func (t *Tokens) Mint(ctx context.Context, o Order) (Secret, TokenInfo, error) {
+	if err := t.checkOrder(&o); err != nil {
+		return Secret{}, TokenInfo{}, fmt.Errorf("mint token: %w: %w", ErrBadOrder, err)
+	}
+	if o.Epoch == 0 {
+		var err error
+		if o.Epoch, err = t.Epoch(ctx, o.Principal); err != nil {
+			return Secret{}, TokenInfo{}, fmt.Errorf("mint token: %w", err)
+		}
 	}
 	now := t.now().UTC().Truncate(time.Microsecond) // what every store can keep exactly
-	info := TokenInfo{ID: newTokenID(), Principal: p, Created: now, Expires: now.Add(ttl.Truncate(time.Microsecond)), Note: note}
-	info.Principal.Groups = slices.Clone(p.Groups)
-	info.Principal.Roles = slices.Clone(p.Roles)
+	info := TokenInfo{
+		ID: newTokenID(), Principal: o.Principal, Created: now, Expires: now.Add(o.TTL.Truncate(time.Microsecond)), Note: o.Note,
+		Epoch: o.Epoch, Once: o.Once,
+	}
+	info.Principal.Groups = slices.Clone(o.Principal.Groups)
+	info.Principal.Roles = slices.Clone(o.Principal.Roles)
 	info.Principal.Credential, info.Principal.Expires = "", time.Time{}
 	text := newToken()
 	if err := t.store.PutToken(ctx, t.mac(text), info); err != nil {
@@ -160,20 +192,30 @@ func (t *Tokens) Mint(ctx context.Context, p Principal, ttl time.Duration, note 
 	return NewSecret(text), info, nil
 }
 
-func (t *Tokens) checkMint(p Principal, ttl time.Duration, note string) error {
-	if err := p.Validate(); err != nil {
+func (t *Tokens) checkOrder(o *Order) error {
+	if err := o.Principal.Validate(); err != nil {
 		return err
 	}
-	if p.Kind == Anonymous {
+	if o.Principal.Kind == Anonymous {
 		return errors.New("an anonymous principal needs no token")
 	}
-	if ttl <= 0 || ttl > t.maxTTL {
-		return fmt.Errorf("life %v: want more than 0 and at most %v", ttl, t.maxTTL)
+	if o.TTL <= 0 || o.TTL > t.maxTTL {
+		return fmt.Errorf("life %v: want more than 0 and at most %v", o.TTL, t.maxTTL)
 	}
-	if err := checkText(note); err != nil {
-		return fmt.Errorf("note %.60q: %w", note, err)
+	if err := checkText(o.Note); err != nil {
+		return fmt.Errorf("note %.60q: %w", o.Note, err)
 	}
 	return nil
+}
+
+// Epoch returns the epoch of p's tokens.
+func (t *Tokens) Epoch(ctx context.Context, p Principal) (uint64, error) {
+	return t.store.Epoch(ctx, p.Key())
+}
+
+// RevokeAll ends all tokens of p, also those that are being made, and returns how many.
+func (t *Tokens) RevokeAll(ctx context.Context, p Principal) (int, error) {
+	return t.store.RevokeTokensOf(ctx, p.Key())
 }
 
 // List returns the tokens that are neither revoked nor forgotten, oldest first.

@@ -43,7 +43,7 @@ func newTokens(t testing.TB, store authn.TokenStore) (*authn.Tokens, *clock) {
 
 func mint(t testing.TB, tokens *authn.Tokens) (authn.Secret, authn.TokenInfo) {
 	t.Helper()
-	secret, info, err := tokens.Mint(t.Context(), alice, time.Hour, "laptop")
+	secret, info, err := tokens.Mint(t.Context(), authn.Order{Principal: alice, TTL: time.Hour, Note: "laptop"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestStoreFaultIsARefusal(t *testing.T) {
 	if !errors.Is(err, errBroken) || errors.Is(err, authn.ErrRefused) || errors.Is(err, authn.ErrNotMine) || p.ID != "" {
 		t.Fatalf("got %+v, %v; want the fault itself", p, err)
 	}
-	secret, info, err := broken.Mint(t.Context(), alice, time.Hour, "")
+	secret, info, err := broken.Mint(t.Context(), authn.Order{Principal: alice, TTL: time.Hour, Note: ""})
 	if !errors.Is(err, errBroken) || !secret.IsZero() || info.ID != "" {
 		t.Fatalf("mint gave %+v, %v", info, err)
 	}
@@ -296,7 +296,7 @@ func TestMintRefuses(t *testing.T) {
 		"note not UTF-8":  {alice, time.Hour, "\xff"},
 	} {
 		tokens, _ := newTokens(t, new(tokentest.Memory))
-		secret, _, err := tokens.Mint(t.Context(), c.p, c.ttl, c.note)
+		secret, _, err := tokens.Mint(t.Context(), authn.Order{Principal: c.p, TTL: c.ttl, Note: c.note})
 		if err == nil || !secret.IsZero() {
 			t.Errorf("%s: minted", name)
 		}
@@ -323,7 +323,7 @@ func TestMintedPrincipalIsACopy(t *testing.T) {
 	tokens, _ := newTokens(t, new(tokentest.Memory))
 	p := alice
 	p.Groups = []string{"team"}
-	secret, _, err := tokens.Mint(t.Context(), p, time.Hour, "")
+	secret, _, err := tokens.Mint(t.Context(), authn.Order{Principal: p, TTL: time.Hour, Note: ""})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +392,7 @@ func ExampleTokens_Mint() {
 		fmt.Println(err)
 		return
 	}
-	secret, _, err := tokens.Mint(context.Background(), alice, 8*time.Hour, "laptop")
+	secret, _, err := tokens.Mint(context.Background(), authn.Order{Principal: alice, TTL: 8*time.Hour, Note: "laptop"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -258,7 +258,8 @@ func (g *gate) assemble(ctx context.Context) error {
 	g.gateway, err = gateway.New(gateway.Config{
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
-		Audience: g.cfg.HTTPS.Audience, Log: g.log,
+		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
+		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
 			UploadAge: limits.UploadExpiry, MinFree: int64(limits.UploadMinFree), PresenceNames: limits.PresenceNames, EnvelopeBytes: int64(limits.StatementSize),

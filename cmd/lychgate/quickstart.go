@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/config"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -221,7 +222,7 @@ func (q *quickstart) tokens(ctx context.Context, g *gate) error {
 		if err != nil {
 			return err
 		}
-		secret, _, err := g.tokens.Mint(ctx, p, quickstartTTL, quickstartNote)
+		secret, _, err := g.tokens.Mint(ctx, authn.Order{Principal: p, TTL: quickstartTTL, Note: quickstartNote})
 		if err != nil {
 			return err
 		}
@@ -294,7 +295,7 @@ func (q *quickstart) secretArtifact(ctx context.Context, g *gate) (string, error
 		}
 		asked[user] = c
 	}
-	records, err := g.db.List(ctx, "main", "", 10000)
+	records, err := g.db.List(ctx, "main", "", "", 10000)
 	if err != nil {
 		return "", err
 	}

@@ -63,7 +63,7 @@ func newTokenCreate() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				secret, info, err := tokens.Mint(cmd.Context(), p, ttl, note)
+				secret, info, err := tokens.Mint(cmd.Context(), authn.Order{Principal: p, TTL: ttl, Note: note})
 				if err != nil {
 					return err
 				}

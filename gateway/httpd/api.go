@@ -32,6 +32,15 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "whoami"):
 		*name = "whoami"
 		h.only(http.MethodGet, h.whoami)
+	case match(segments, "v1", "token"):
+		*name = "token"
+		h.only(http.MethodPost, h.mint)
+	case match(segments, "v1", "tokens"):
+		*name = "token"
+		h.only(http.MethodGet, h.tokens)
+	case match(segments, "v1", "tokens", "*"):
+		*name = "token"
+		h.only(http.MethodDelete, func() { h.revoke(segments[2]) })
 	case match(segments, "v1", "zones", "*", "uploads"):
 		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })

@@ -7,12 +7,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/lychgate/lychgate/gateway"
 )
@@ -21,7 +24,8 @@ import (
 type Config struct {
 	Gateway *gateway.Gateway
 	TLS     *tls.Config
-	Mount   string // path below which the zones are, such as "/sstate"
+	Mount   string         // path below which the zones are, such as "/sstate"
+	SignIn  gateway.SignIn // what anybody may know: how to sign in here
 	Limits  Limits
 	Observe func(Observation) // called once for each request, after its answer; may be nil
 	Log     *slog.Logger
@@ -82,7 +86,7 @@ func orDefault[T comparable](v, d T) T {
 
 // Observation is what metrics may know of a request. It does not tell denied from absent.
 type Observation struct {
-	Route  string // "artifact", "presence", "upload", "whoami", "other"
+	Route  string // "artifact", "presence", "upload", "whoami", "token", "sign-in", "other"
 	Method string
 	Status int
 	Took   time.Duration
@@ -92,6 +96,7 @@ type Observation struct {
 type Server struct {
 	gate     *gateway.Gateway
 	mount    []string
+	signIn   []byte // JSON
 	limits   Limits
 	observe  func(Observation)
 	log      *slog.Logger
@@ -116,6 +121,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.observe == nil {
 		s.observe = func(Observation) {}
+	}
+	var err error
+	if s.signIn, err = json.Marshal(cfg.SignIn); err != nil {
+		return nil, fmt.Errorf("httpd: encode how to sign in: %w", err)
 	}
 	s.inFlight, s.bodies = newCounter(s.limits.RequestsPerPrincipal), newCounter(bodiesPerPrincipal)
 	s.http = &http.Server{

@@ -407,6 +407,8 @@ func (p *parser) checkBounds(c *Config) {
 	bounds := []bound{
 		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size},
 		{"audit.min_free", int64(c.Audit.MinFree), 1 << 20, 1 << 40, size},
+		{"tokens.life", int64(c.Tokens.Life), minute, 31 * 24 * hour, duration},
+		{"tokens.ci_life", int64(c.Tokens.CILife), minute, 7 * 24 * hour, duration},
 		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},
 		{"limits.idle", int64(l.Idle), second, hour, duration},
 		{"limits.progress_window", int64(l.ProgressWindow), second, hour, duration},

@@ -165,6 +165,10 @@ type Tokens struct {
 	// Key is the secret under which tokens are hashed at rest; whoever has the database but not the key cannot test a
 	// guess. Default: STATE/token.key, made on the first start. Changing it ends every token.
 	Key Secret `yaml:"key"`
+	// Life is how long a token lives that a person or a service makes for itself by signing in. Default 12h.
+	Life time.Duration `yaml:"life"`
+	// CILife is the same for CI jobs: as long as the longest job. Default 6h.
+	CILife time.Duration `yaml:"ci_life"`
 }
 
 // Certificate maps a client certificate to a principal. At least one of URI and SPKI; when both are given, both hold.
@@ -256,6 +260,7 @@ func defaults() *Config {
 		State: "/var/lib/lychgate",
 		HTTPS: HTTPS{Listen: ":8443", Mount: "/sstate"},
 		Admin: Admin{Listen: "127.0.0.1:9443"},
+		Tokens: Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
 		Audit: Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute,

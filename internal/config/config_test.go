@@ -43,6 +43,7 @@ func TestDefaults(t *testing.T) {
 		Admin:  config.Admin{Listen: "127.0.0.1:9443"},
 		Zones:  []config.Zone{{Name: "main"}},
 		Forges: []config.Forge{{Name: "git.example.com", Type: "static", File: "/etc/lychgate/users.yaml"}},
+		Tokens: config.Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
 		Audit:  config.Audit{Dir: "/var/lib/lychgate/audit", Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: config.Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute, ProgressWindow: 30 * time.Second, ProgressRate: 1024,
@@ -159,7 +160,7 @@ var bad = []struct{ name, doc, want string }{
 	{"duplicate section", minimal + "zones: []\n", `8:1: zones: given twice; the first is on line 4 (keep one)`},
 	{"unknown key, near", minimal + "nodes: a\n", `8:1: nodes: unknown key (did you mean "node"?)`},
 	{"unknown key, inner", replace("- name: main", "- {name: main, bse: x}"), `5:18: zones[0].bse: unknown key (did you mean "base"?)`},
-	{"unknown key, far", minimal + "tokens: {password: x}\n", `8:10: tokens.password: unknown key (known keys here: key)`},
+	{"unknown key, far", minimal + "tokens: {password: x}\n", `8:10: tokens.password: unknown key (known keys here: key, life, ci_life)`},
 	{"key in other case", minimal + "Node: a\n", `8:1: Node: unknown key (did you mean "node"?)`},
 	{"key with long s", minimal + "\u017ftate: /x\n", `8:1: "\u017ftate": unknown key (did you mean "state"?)`},
 	{"key is a list", minimal + "? [a]\n: b\n", `8:3: "": unknown key (known keys here: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -73,7 +74,8 @@ type Options struct {
 	Limits     httpd.Limits
 	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
 	Dir        string
-	Review     bool // add the zone "review", which has main as its base
+	Admins     []string // users who administer main
+	Review     bool     // add the zone "review", which has main as its base
 	JournalFS  audit.FS
 	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
@@ -100,17 +102,18 @@ type Gate struct {
 	Outsider provenance.Signer // of "outsider", whose key is trusted and who may sign for none
 	Stranger provenance.Signer // whose key nobody trusts
 
-	mu    sync.Mutex // guards users
-	users map[string]*User
-	stop  func()
-	idle  []func() // close what clients keep open, which a gate that stops waits for
+	mu       sync.Mutex // guards users, idle and refusals
+	users    map[string]*User
+	refusals map[authn.Reason]int
+	stop     func()
+	idle     []func() // close what clients keep open, which a gate that stops waits for
 }
 
 // New builds a gate and stops it when the test ends. A gate in the directory of one that was stopped goes on where that one
 // was: the keys of its signers are the same.
 func New(t testing.TB, o Options) *Gate {
 	t.Helper()
-	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, Upstream: &Spy{}}
+	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, refusals: map[authn.Reason]int{}, Upstream: &Spy{}}
 	if g.Dir == "" {
 		g.Dir = t.TempDir()
 	}
@@ -179,6 +182,9 @@ func (g *Gate) rules(o Options) {
 		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Zones: []artifact.Zone{{Name: "main"}},
 		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{Forge + "/ci"}}},
 	}
+	for _, name := range o.Admins {
+		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{Forge + "/" + name}})
+	}
 	if o.Review {
 		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main"})
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
@@ -229,9 +235,23 @@ func (g *Gate) assemble(o Options) {
 		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Limits: o.Uploads,
+		Names: g.DB, Tokens: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
+}
+
+func (g *Gate) countRefusal(_ string, why authn.Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refusals[why]++
+}
+
+// Refusals counts the credentials that were refused so far, by reason.
+func (g *Gate) Refusals() map[authn.Reason]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.refusals)
 }
 
 // signer makes the signer with a key that follows from its name, and returns what a verifier needs to know it.
@@ -266,7 +286,8 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	}
 	door, err := httpd.New(httpd.Config{
 		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs), Mount: "/sstate", Limits: o.Limits,
-		Log: slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
+		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
+		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the https door")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -309,7 +330,8 @@ func (g *Gate) As(name string) *User {
 	}
 	account, err := g.Forges.UserByName(context.Background(), Forge, name)
 	g.must(err, "find the user "+name)
-	secret, _, err := g.Tokens.Mint(context.Background(), authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}, time.Hour, "test")
+	p := authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}
+	secret, _, err := g.Tokens.Mint(context.Background(), authn.Order{Principal: p, TTL: time.Hour, Note: "test"})
 	g.must(err, "mint a token")
 	g.users[name] = g.withToken(secret.Reveal())
 	return g.users[name]
@@ -335,6 +357,20 @@ func (g *Gate) WithToken(token string) *User {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.withToken(token)
+}
+
+// WithCertificate returns a user that shows a client certificate of the development CA with that URI. It needs Options.ClientCA.
+func (g *Gate) WithCertificate(uri string) *User {
+	g.T.Helper()
+	cert, err := g.CA.Client(uri)
+	g.must(err, "make a client certificate")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	u := g.withToken("")
+	for _, t := range []*http.Transport{u.HTTP.Transport.(*http.Transport), u.http2} {
+		t.TLSClientConfig.Certificates = []tls.Certificate{*cert}
+	}
+	return u
 }
 
 func (g *Gate) withToken(token string) *User {

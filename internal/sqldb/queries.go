@@ -26,7 +26,7 @@ const (
 	rangeRecords  = "SELECT id, key, digest, size, place, claim, writer, time FROM records WHERE id > ? AND id <= ? ORDER BY id"
 	newAmendments = `SELECT a.id, r.key, coalesce(a.claim, 0), coalesce(a.place, -1)
 FROM amendments a JOIN records r ON r.id = a.record WHERE a.id > ? ORDER BY a.id`
-	newTokens = "SELECT change, mac, id, principal, created, expires, note, revoked FROM tokens WHERE change > ? ORDER BY change"
+	newTokens = "SELECT change, mac, id, principal, created, expires, note, revoked, epoch, once FROM tokens WHERE change > ? ORDER BY change"
 )
 
 // Publishing.
@@ -64,16 +64,27 @@ WHERE r.digest = ?1 AND r.zone = ?2`
 	// The row values walk names in the order of its primary key, one page at a time.
 	pageNames = `SELECT zone, path, part, kind FROM names
 WHERE (zone, path, part, kind) > (?, ?, ?, ?) ORDER BY zone, path, part, kind LIMIT ?`
-	prefixNames = `SELECT zone, path, part, kind FROM names
+	rangeNames = `SELECT zone, path, part, kind FROM names
 WHERE zone = ? AND path >= ? AND (?3 = '' OR path < ?3) ORDER BY path, part, kind LIMIT ?`
 )
 
 // Tokens.
 const (
-	insertToken = `INSERT INTO tokens (mac, id, principal, created, expires, note, change)
-VALUES (?, ?, ?, ?, ?, ?, (SELECT coalesce(max(change), 0) + 1 FROM tokens))`
+	insertToken = `INSERT INTO tokens (mac, id, principal, created, expires, note, epoch, once, owner, change)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(change), 0) + 1 FROM tokens))`
 	takenToken  = "SELECT count(*) FROM tokens WHERE mac = ? OR id = ?"
+	spentToken  = "SELECT count(*) FROM tokens WHERE once = ?"
 	revokeToken = `UPDATE tokens SET revoked = 1, change = (SELECT max(change) + 1 FROM tokens) WHERE id = ? AND revoked = 0`
+	ownTokens   = "SELECT id FROM tokens WHERE owner = ? AND revoked = 0"
+	endedEpochs = "SELECT coalesce(max(ended), 0) FROM epochs WHERE owner = ?"
+	endEpoch    = "INSERT INTO epochs (owner, ended) VALUES (?, 1) ON CONFLICT DO UPDATE SET ended = ended + 1"
 	// The newest change stays, so that change numbers never come again.
 	forgetTokens = "DELETE FROM tokens WHERE expires < ? AND change < (SELECT max(change) FROM tokens)"
+)
+
+// Links.
+const (
+	insertLink = "INSERT INTO links (issuer, subject, principal, created) VALUES (?, ?, ?, ?)"
+	selectLink = "SELECT principal FROM links WHERE issuer = ? AND subject = ?"
+	deleteLink = "DELETE FROM links WHERE issuer = ? AND subject = ?"
 )

@@ -191,27 +191,18 @@ func (db *DB) Records(ctx context.Context) iter.Seq2[provenance.Record, error] {
 	}
 }
 
-// List returns at most limit records of a zone whose paths begin with prefix, sorted by path and part.
-func (db *DB) List(ctx context.Context, zone, prefix string, limit int) ([]provenance.Record, error) {
+// List returns at most limit records of a zone, sorted by path and part, from the path from on and before the path to; "" is no
+// bound.
+func (db *DB) List(ctx context.Context, zone, from, to string, limit int) ([]provenance.Record, error) {
 	word, ok := db.word(zone)
 	if !ok || limit <= 0 {
 		return nil, nil
 	}
-	records, _, err := db.page(ctx, prefixNames, word, prefix, after(prefix), limit)
+	records, _, err := db.page(ctx, rangeNames, word, from, to, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list zone %q: %w", zone, err)
 	}
 	return records, nil
-}
-
-// after returns the first text behind all that begin with prefix, or "" when there is none. Paths are ASCII.
-func after(prefix string) string {
-	if prefix == "" {
-		return ""
-	}
-	end := []byte(prefix)
-	end[len(end)-1]++
-	return string(end)
 }
 
 // page reads names, and says which was the last. The records themselves are in memory.

@@ -524,27 +524,27 @@ func testList(t *testing.T, db *DB, paths []string) {
 		return n
 	}
 	for _, c := range []struct {
-		zone, prefix string
-		limit, want  int
+		zone, from, to string
+		limit, want    int
 	}{
-		{"main", "", 10, 10},
-		{"main", "", 1 << 20, len(paths)},
-		{"main", "universal/a", 1 << 20, within("universal/a")},
-		{"main", "universal/%", 10, 0},
-		{"main", "universal0", 10, 0},
-		{"main", paths[5], 10, 1},
-		{"main", "", 0, 0},
-		{"main", "", -1, 0},
-		{"review", "", 10, 3},
-		{"nowhere", "", 10, 0},
-		{"", "", 10, 0},
+		{"main", "", "", 10, 10},
+		{"main", "", "", 1 << 20, len(paths)},
+		{"main", "universal/a", "universal/b", 1 << 20, within("universal/a")},
+		{"main", "universal/%", "universal/&", 10, 0},
+		{"main", "universal0", "", 10, 0},
+		{"main", paths[5], paths[5] + "0", 10, 1},
+		{"main", "", "", 0, 0},
+		{"main", "", "", -1, 0},
+		{"review", "", "", 10, 3},
+		{"nowhere", "", "", 10, 0},
+		{"", "", "", 10, 0},
 	} {
-		got, err := db.List(t.Context(), c.zone, c.prefix, c.limit)
+		got, err := db.List(t.Context(), c.zone, c.from, c.to, c.limit)
 		if err != nil || len(got) != c.want {
 			t.Errorf("list %+v: %d, %v", c, len(got), err)
 		}
 		for _, r := range got {
-			if r.Ref.Zone != c.zone || !strings.HasPrefix(r.Ref.Path, c.prefix) {
+			if r.Ref.Zone != c.zone || r.Ref.Path < c.from || c.to != "" && r.Ref.Path >= c.to {
 				t.Errorf("list %+v holds %v", c, r.Ref)
 			}
 		}

@@ -39,10 +39,11 @@ type principalJSON struct {
 	Groups []string       `json:"groups,omitempty"`
 	Roles  []string       `json:"roles,omitempty"`
 	Claims map[string]any `json:"claims,omitempty"`
+	Review bool           `json:"review,omitzero"`
 }
 
 func marshalPrincipal(p authn.Principal) (string, error) {
-	text, err := json.Marshal(principalJSON{p.Forge, p.ID, p.Name, p.Kind, p.Groups, p.Roles, p.Claims})
+	text, err := json.Marshal(principalJSON{p.Forge, p.ID, p.Name, p.Kind, p.Groups, p.Roles, p.Claims, p.Review})
 	return string(text), err
 }
 
@@ -52,20 +53,21 @@ func unmarshalPrincipal(text []byte) (authn.Principal, error) {
 		return authn.Principal{}, err
 	}
 	return authn.Principal{
-		Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: p.Kind, Groups: p.Groups, Roles: p.Roles, Claims: p.Claims,
+		Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: p.Kind, Groups: p.Groups, Roles: p.Roles, Claims: p.Claims, Review: p.Review,
 	}, nil
 }
 
 func scanToken(rows *sql.Rows) (row tokenRow, err error) {
-	var mac, principal sql.RawBytes
+	var mac, principal, once sql.RawBytes
 	var created, expires int64
-	err = rows.Scan(&row.change, &mac, &row.info.ID, &principal, &created, &expires, &row.info.Note, &row.revoked)
+	err = rows.Scan(&row.change, &mac, &row.info.ID, &principal, &created, &expires, &row.info.Note, &row.revoked, &row.info.Epoch, &once)
 	if err != nil {
 		return row, err
 	}
 	if copy(row.mac[:], mac) != len(row.mac) {
 		return row, fmt.Errorf("token %q is cut short: %w", row.info.ID, ErrCorrupt)
 	}
+	copy(row.info.Once[:], once)
 	if row.info.Principal, err = unmarshalPrincipal(principal); err != nil {
 		return row, fmt.Errorf("token %q: %w: %w", row.info.ID, ErrCorrupt, err)
 	}
@@ -183,16 +185,47 @@ func (db *DB) PutToken(ctx context.Context, mac [32]byte, info authn.TokenInfo) 
 		if taken != 0 {
 			return authn.ErrTokenExists
 		}
+		if err := b.allowToken(ctx, info); err != nil {
+			return err
+		}
 		if _, err := b.exec(ctx, forgetTokens, db.now().Add(-keepExpired).UnixMicro()); err != nil {
 			return err
 		}
-		_, err = b.exec(ctx, insertToken, mac[:], info.ID, principal, info.Created.UnixMicro(), info.Expires.UnixMicro(), info.Note)
+		_, err = b.exec(ctx, insertToken, mac[:], info.ID, principal, info.Created.UnixMicro(), info.Expires.UnixMicro(), info.Note,
+			info.Epoch, orNull(info.Once), info.Principal.Key())
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("put token %q: %w", info.ID, err)
 	}
 	return nil
+}
+
+// allowToken refuses a token for a spent credential, and one that was on its way when all of its owner's were ended.
+func (b *batch) allowToken(ctx context.Context, info authn.TokenInfo) error {
+	ended, err := b.one(ctx, endedEpochs, info.Principal.Key())
+	if err != nil {
+		return err
+	}
+	if info.Epoch != uint64(ended)+1 {
+		return authn.RefuseToken(authn.EndedEpoch, info.ID)
+	}
+	if info.Once == ([32]byte{}) {
+		return nil
+	}
+	spent, err := b.one(ctx, spentToken, info.Once[:])
+	if err == nil && spent != 0 {
+		return authn.RefuseToken(authn.Replayed, info.ID)
+	}
+	return err
+}
+
+// orNull returns what a column holds that may be empty.
+func orNull(digest [32]byte) any {
+	if digest == ([32]byte{}) {
+		return nil
+	}
+	return digest[:]
 }
 
 // Tokens implements [authn.TokenStore].
@@ -216,4 +249,44 @@ func (db *DB) RevokeToken(ctx context.Context, id string) error {
 		return fmt.Errorf("revoke token %q: %w", id, err)
 	}
 	return nil
+}
+
+// Epoch implements [authn.TokenStore].
+func (db *DB) Epoch(ctx context.Context, key string) (uint64, error) {
+	var ended uint64
+	if err := db.reader.QueryRowContext(ctx, endedEpochs, key).Scan(&ended); err != nil {
+		return 0, fmt.Errorf("read the epoch of %q: %w", key, classify(err))
+	}
+	return ended + 1, nil
+}
+
+// RevokeTokensOf implements [authn.TokenStore].
+func (db *DB) RevokeTokensOf(ctx context.Context, key string) (int, error) {
+	n := 0
+	err := db.write(ctx, func(b *batch) error {
+		if _, err := b.exec(ctx, endEpoch, key); err != nil {
+			return err
+		}
+		var ids []string
+		err := each(ctx, b.tx, func(rows *sql.Rows) error {
+			var id string
+			err := rows.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, ownTokens, key)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids { // one by one: each takes a change number of its own
+			if _, err := b.exec(ctx, revokeToken, id); err != nil {
+				return err
+			}
+		}
+		n = len(ids)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("revoke the tokens of %q: %w", key, err)
+	}
+	return n, nil
 }

@@ -29,6 +29,8 @@ func Run(t *testing.T, open func(t *testing.T) authn.TokenStore) {
 		{"revoke", testRevoke},
 		{"a revoked token never comes back", testRevokedStays},
 		{"concurrent puts of one id", testConcurrent},
+		{"a spent credential buys nothing", testOnce},
+		{"all tokens of a principal", testRevokeAll},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
@@ -50,6 +52,7 @@ func token(n int) authn.TokenInfo {
 		Created: start.Add(time.Duration(n) * time.Second),
 		Expires: start.Add(time.Hour),
 		Note:    "laptop; DROP TABLE tokens",
+		Epoch:   1,
 	}
 }
 
@@ -94,7 +97,7 @@ func testRoundTrip(t *testing.T, s authn.TokenStore) {
 	put(t, s, 1)
 	present(t, s, 1)
 	absent(t, s, 2)
-	bare := authn.TokenInfo{ID: "tok-bare", Principal: authn.Principal{ID: "7", Kind: authn.CI}, Created: start}
+	bare := authn.TokenInfo{ID: "tok-bare", Principal: authn.Principal{ID: "7", Kind: authn.CI, Review: true}, Created: start, Epoch: 1}
 	bare.Expires = start.Add(time.Microsecond)
 	if err := s.PutToken(t.Context(), mac(3), bare); err != nil {
 		t.Fatal(err)
@@ -181,12 +184,73 @@ func testConcurrent(t *testing.T, s authn.TokenStore) {
 	}
 }
 
+func refused(t *testing.T, err error, want authn.Reason) {
+	t.Helper()
+	var r *authn.Refusal
+	if !errors.As(err, &r) || r.Reason != want {
+		t.Fatalf("got %v, want a refusal for %s", err, want)
+	}
+}
+
+func testOnce(t *testing.T, s authn.TokenStore) {
+	first, second, free := token(1), token(2), token(3)
+	first.Once, second.Once = mac(7), mac(7)
+	if err := s.PutToken(t.Context(), mac(1), first); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, s.PutToken(t.Context(), mac(2), second), authn.Replayed)
+	absent(t, s, 2)
+	if err := s.RevokeToken(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, s.PutToken(t.Context(), mac(2), second), authn.Replayed)
+	for n := range 2 { // no digest is no digest, however often
+		if err := s.PutToken(t.Context(), mac(3+n), free); err != nil {
+			t.Fatal(err)
+		}
+		free.ID += "x"
+	}
+}
+
+func testRevokeAll(t *testing.T, s authn.TokenStore) {
+	mine, other := token(1), token(2)
+	key := mine.Principal.Key()
+	if epoch, err := s.Epoch(t.Context(), key); err != nil || epoch != 1 {
+		t.Fatalf("epoch %d, %v; want 1", epoch, err)
+	}
+	put(t, s, 1)
+	put(t, s, 2)
+	if n, err := s.RevokeTokensOf(t.Context(), key); err != nil || n != 1 {
+		t.Fatalf("ended %d, %v; want 1", n, err)
+	}
+	absent(t, s, 1)
+	present(t, s, 2)
+	if epoch, err := s.Epoch(t.Context(), key); err != nil || epoch != 2 {
+		t.Fatalf("epoch %d, %v; want 2", epoch, err)
+	}
+	late := token(3)
+	late.Principal = mine.Principal
+	refused(t, s.PutToken(t.Context(), mac(3), late), authn.EndedEpoch)
+	absent(t, s, 3)
+	late.Epoch = 2
+	if err := s.PutToken(t.Context(), mac(3), late); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.RevokeTokensOf(t.Context(), "nobody/' OR 1=1"); err != nil || n != 0 {
+		t.Fatalf("ended %d of nobody's, %v", n, err)
+	}
+	if epoch, err := s.Epoch(t.Context(), other.Principal.Key()); err != nil || epoch != 1 {
+		t.Fatalf("another's epoch %d, %v; want 1", epoch, err)
+	}
+}
+
 // Memory is a [authn.TokenStore] in memory, for tests. The zero Memory is empty and ready.
 type Memory struct {
 	mu      sync.Mutex // guards everything below
 	order   [][32]byte
 	tokens  map[[32]byte]authn.TokenInfo
 	revoked map[[32]byte]bool
+	epochs  map[string]uint64 // beyond the first
 }
 
 var _ authn.TokenStore = (*Memory)(nil)
@@ -209,10 +273,16 @@ func (m *Memory) PutToken(_ context.Context, mac [32]byte, info authn.TokenInfo)
 	if _, taken := m.tokens[mac]; taken {
 		return authn.ErrTokenExists
 	}
+	if info.Epoch != 1+m.epochs[info.Principal.Key()] {
+		return authn.RefuseToken(authn.EndedEpoch, info.ID)
+	}
 	at := len(m.order)
 	for i, other := range m.order {
 		if m.tokens[other].ID == info.ID {
 			return authn.ErrTokenExists
+		}
+		if info.Once != [32]byte{} && m.tokens[other].Once == info.Once {
+			return authn.RefuseToken(authn.Replayed, info.ID)
 		}
 		if info.Created.Before(m.tokens[other].Created) {
 			at = min(at, i)
@@ -250,4 +320,28 @@ func (m *Memory) RevokeToken(_ context.Context, id string) error {
 		}
 	}
 	return authn.ErrNoToken
+}
+
+// Epoch implements [authn.TokenStore].
+func (m *Memory) Epoch(_ context.Context, key string) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return 1 + m.epochs[key], nil
+}
+
+// RevokeTokensOf implements [authn.TokenStore].
+func (m *Memory) RevokeTokensOf(_ context.Context, key string) (n int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epochs == nil {
+		m.epochs = make(map[string]uint64)
+	}
+	m.epochs[key]++
+	for _, mac := range m.order {
+		if m.tokens[mac].Principal.Key() == key && !m.revoked[mac] {
+			m.revoked[mac] = true
+			n++
+		}
+	}
+	return n, nil
 }
