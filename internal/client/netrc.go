@@ -50,8 +50,15 @@ func OpenNetrc(path string, env func(string) string) (*Netrc, error) {
 // Path returns where the file is, or would be.
 func (n *Netrc) Path() string { return n.path }
 
-// Lookup returns the first entry of a host. No file is no entry. A file that others may read is an error when it has the entry, since
-// BitBake ignores it without a word.
+// ExposedError says that others can read a .netrc.
+type ExposedError struct{ Path string }
+
+func (e *ExposedError) Error() string {
+	return fmt.Sprintf("others can read %s, so BitBake ignores it: chmod 600 %s", e.Path, e.Path)
+}
+
+// Lookup returns the first entry of a host. No file is no entry. When others may read the file it is returned with an
+// [ExposedError], since BitBake ignores such a file without a word, and Set mends it.
 func (n *Netrc) Lookup(host string) (login NetrcLogin, ok bool, err error) {
 	s, err := n.load()
 	if err != nil {
@@ -62,9 +69,9 @@ func (n *Netrc) Lookup(host string) (login NetrcLogin, ok bool, err error) {
 		return NetrcLogin{}, false, nil
 	}
 	if s.exposed() {
-		return NetrcLogin{}, false, fmt.Errorf("others can read %s, so BitBake ignores it: chmod 600 %s", n.path, n.path)
+		err = &ExposedError{n.path}
 	}
-	return NetrcLogin{found[0].login, authn.NewSecret(found[0].password)}, true, nil
+	return NetrcLogin{found[0].login, authn.NewSecret(found[0].password)}, true, err
 }
 
 // Set gives a host one entry with this login and password, and leaves everything else in the file as it is. The file

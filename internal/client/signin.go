@@ -119,7 +119,7 @@ func (c *Client) Tokens(ctx context.Context) ([]gateway.TokenStatus, error) {
 
 // RevokeToken ends one of the asker's own tokens; "current" is the one that the client shows.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	return c.call(ctx, request{op: "revoke the token " + printable(id), method: http.MethodDelete, path: []string{"v1", "tokens", id}, within: tokenTime})
+	return c.call(ctx, request{op: "revoke a token", method: http.MethodDelete, path: []string{"v1", "tokens", id}, within: tokenTime})
 }
 
 // Link ties the subject of an ID token to whom the client's credential stands for. The ID token can still be exchanged afterwards.
