@@ -392,7 +392,7 @@ func ExampleTokens_Mint() {
 		fmt.Println(err)
 		return
 	}
-	secret, _, err := tokens.Mint(context.Background(), authn.Order{Principal: alice, TTL: 8*time.Hour, Note: "laptop"})
+	secret, _, err := tokens.Mint(context.Background(), authn.Order{Principal: alice, TTL: 8 * time.Hour, Note: "laptop"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -130,7 +130,7 @@ func publicPatterns(texts []string) ([]source.Pattern, error) {
 func zoneNames(cfg *config.Config) []artifact.Zone {
 	zones := make([]artifact.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base}
+		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}
 	}
 	return zones
 }
@@ -289,7 +289,7 @@ func (g *gate) authenticator() (authn.Authenticator, error) {
 func servedZones(cfg *config.Config) ([]gateway.Zone, error) {
 	zones := make([]gateway.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base}}
+		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}}
 		mirror, err := openMirror(z)
 		if err != nil {
 			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)

@@ -37,6 +37,8 @@ func (p *parser) check(c *Config) string {
 	forges := p.checkForges(c.Forges)
 	signers := p.checkSigners(c.Signers)
 	p.checkZones(c, forges, signers)
+	p.checkSSH(c, forges)
+	p.checkOIDC(c, forges)
 	p.checkPublic(c.Public)
 	p.checkCertificates(c, forges)
 	if c.Policy.Bundle != "" && c.Policy.Transitive {
@@ -159,6 +161,10 @@ func (a Admin) Loopback() bool {
 	if err != nil {
 		return false
 	}
+	return loopbackHost(host)
+}
+
+func loopbackHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.IsLoopback()
 }
@@ -215,7 +221,7 @@ func (p *parser) checkSigners(s Signers) (identities []string) {
 
 func (p *parser) checkZones(c *Config, forges, signers []string) {
 	p.required("zones", len(c.Zones) == 0, "declare at least one, such as: - name: main")
-	bases := map[string]string{}
+	bases, reviewed := map[string]string{}, map[string]bool{}
 	var names []string
 	for i, z := range c.Zones {
 		key := fmt.Sprintf("zones[%d]", i)
@@ -226,11 +232,11 @@ func (p *parser) checkZones(c *Config, forges, signers []string) {
 			}
 		}
 		names = append(names, z.Name)
-		bases[z.Name] = z.Base
+		bases[z.Name], reviewed[z.Name] = z.Base, z.Review
 	}
 	for i, z := range c.Zones {
 		key := fmt.Sprintf("zones[%d]", i)
-		p.checkBase(key+".base", z, bases, names)
+		p.checkBase(key+".base", z, bases, reviewed, names)
 		p.checkMirror(key, z)
 		p.checkMembers(key+".writers", z.Writers, forges)
 		p.checkMembers(key+".admins", z.Admins, forges)
@@ -238,7 +244,7 @@ func (p *parser) checkZones(c *Config, forges, signers []string) {
 	}
 }
 
-func (p *parser) checkBase(key string, z Zone, bases map[string]string, names []string) {
+func (p *parser) checkBase(key string, z Zone, bases map[string]string, reviewed map[string]bool, names []string) {
 	if z.Base == "" || !p.sound(key) {
 		return
 	}
@@ -248,6 +254,10 @@ func (p *parser) checkBase(key string, z Zone, bases map[string]string, names []
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		p.add(key, fmt.Sprintf("no zone is named %q", z.Base), hint)
+		return
+	}
+	if reviewed[z.Base] && !z.Review {
+		p.add(key, fmt.Sprintf("%q is a review zone, and %q is none", z.Base, z.Name), "protected builds must not read what nobody vouches for: turn the two around")
 		return
 	}
 	walk := []string{z.Name}
@@ -365,11 +375,7 @@ func (p *parser) checkCertificates(c *Config, forges []string) {
 	for i, cert := range c.Certificates {
 		key := fmt.Sprintf("certificates[%d]", i)
 		p.checkCertificate(key, cert)
-		p.required(key+".principal.id", cert.Principal.ID == "", "who shows this certificate")
-		p.checkForgeOf(key+".principal.forge", cert.Principal.Forge, forges)
-		if k := cert.Principal.Kind; k != "" && !slices.Contains([]string{"human", "ci", "service"}, k) {
-			p.add(key+".principal.kind", fmt.Sprintf("no such kind: %q", k), "human, ci or service")
-		}
+		p.checkPrincipal(key+".principal", cert.Principal, forges)
 	}
 }
 
@@ -407,6 +413,10 @@ func (p *parser) checkBounds(c *Config) {
 	bounds := []bound{
 		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size},
 		{"audit.min_free", int64(c.Audit.MinFree), 1 << 20, 1 << 40, size},
+		{"ssh.connections", int64(c.SSH.Connections), 1, 1 << 20, number},
+		{"ssh.connections_per_address", int64(c.SSH.ConnectionsPerAddress), 1, 1 << 20, number},
+		{"ssh.connections_per_principal", int64(c.SSH.ConnectionsPerPrincipal), 1, 1 << 20, number},
+		{"ssh.idle", int64(c.SSH.Idle), second, 24 * hour, duration},
 		{"tokens.life", int64(c.Tokens.Life), minute, 31 * 24 * hour, duration},
 		{"tokens.ci_life", int64(c.Tokens.CILife), minute, 7 * 24 * hour, duration},
 		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},

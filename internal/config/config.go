@@ -27,6 +27,10 @@ type Config struct {
 	Blobs Location `yaml:"blobs"`
 	// HTTPS is the door BitBake, CI and people use. Required.
 	HTTPS HTTPS `yaml:"https"`
+	// SSH is the door for SFTP, scp and a few commands. Default closed.
+	SSH SSH `yaml:"ssh"`
+	// OIDC are the providers of ID tokens that people and CI jobs sign in with. Default none.
+	OIDC []OIDCIssuer `yaml:"oidc"`
 	// Admin is the listener for health and metrics. It never serves artifacts.
 	Admin Admin `yaml:"admin"`
 	// Zones are the name spaces of artifacts. At least one.
@@ -101,6 +105,9 @@ type Zone struct {
 	Mirror Location `yaml:"mirror"`
 	// MirrorCredentials are shown to an https mirror. Default none.
 	MirrorCredentials Credentials `yaml:"mirror_credentials"`
+	// Review marks a zone for builds that nobody vouches for: CI jobs of branches that nobody protects, of forks and of merge or
+	// pull requests write there and nowhere else. No other zone may have it as its base. Default false.
+	Review bool `yaml:"review"`
 	// Writers may write to the zone. Default nobody.
 	Writers Members `yaml:"writers"`
 	// Admins may explain and administer the zone. Default nobody.
@@ -182,7 +189,7 @@ type Certificate struct {
 	Principal Principal `yaml:"principal"`
 }
 
-// Principal is who a certificate stands for.
+// Principal is who a credential stands for.
 type Principal struct {
 	// Forge is a forge of this document; empty for an actor that no forge knows.
 	Forge string `yaml:"forge"`
@@ -256,12 +263,13 @@ type Limits struct {
 // defaults is the document that says nothing.
 func defaults() *Config {
 	return &Config{
-		Node:  "gate",
-		State: "/var/lib/lychgate",
-		HTTPS: HTTPS{Listen: ":8443", Mount: "/sstate"},
-		Admin: Admin{Listen: "127.0.0.1:9443"},
+		Node:   "gate",
+		State:  "/var/lib/lychgate",
+		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate"},
+		Admin:  Admin{Listen: "127.0.0.1:9443"},
+		SSH:    SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
 		Tokens: Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
-		Audit: Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
+		Audit:  Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute,
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
@@ -285,8 +293,7 @@ func (c *Config) fill(audienceHost string) {
 	if len(c.HTTPS.Names) == 0 && c.HTTPS.TLS.DevelopmentCA && audienceHost != "" {
 		c.HTTPS.Names = []string{audienceHost}
 	}
-	for i := range c.Certificates {
-		p := &c.Certificates[i].Principal
+	for _, p := range c.principals() {
 		if p.Name == "" {
 			p.Name = p.ID
 		}
@@ -294,6 +301,41 @@ func (c *Config) fill(audienceHost string) {
 			p.Kind = "ci"
 		}
 	}
+	for i := range c.SSH.Authorities {
+		if a := &c.SSH.Authorities[i]; a.Lifetime == 0 {
+			a.Lifetime = 24 * time.Hour
+		}
+	}
+	for i := range c.OIDC {
+		o := &c.OIDC[i]
+		if o.Audience == "" && len(o.CI) > 0 {
+			o.Audience = c.HTTPS.Audience
+		}
+		if o.People != nil && len(o.People.Scopes) == 0 {
+			o.People.Scopes = []string{"openid"}
+		}
+	}
+}
+
+// principals are those that the document names itself.
+func (c *Config) principals() (all []*Principal) {
+	for i := range c.Certificates {
+		all = append(all, &c.Certificates[i].Principal)
+	}
+	for i := range c.SSH.AuthorizedKeys {
+		all = append(all, &c.SSH.AuthorizedKeys[i].Principal)
+	}
+	for i := range c.SSH.Authorities {
+		for j := range c.SSH.Authorities[i].Rules {
+			all = append(all, &c.SSH.Authorities[i].Rules[j].Principal)
+		}
+	}
+	for i := range c.OIDC {
+		for j := range c.OIDC[i].CI {
+			all = append(all, &c.OIDC[i].CI[j].Principal)
+		}
+	}
+	return all
 }
 
 func (c *Config) under(name string) string { return filepath.Join(string(c.State), name) }

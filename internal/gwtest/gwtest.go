@@ -186,7 +186,7 @@ func (g *Gate) rules(o Options) {
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{Forge + "/" + name}})
 	}
 	if o.Review {
-		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main"})
+		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main", Review: true})
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
 	}
 	for _, p := range o.Public {
@@ -227,7 +227,7 @@ func (g *Gate) assemble(o Options) {
 	}
 	zones := []gateway.Zone{main}
 	if o.Review {
-		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main"}})
+		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
 	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
