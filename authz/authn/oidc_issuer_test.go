@@ -12,6 +12,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -100,7 +102,9 @@ func newSigner(t testing.TB, kid, alg string) signer {
 func newIssuer(t testing.TB, keys ...signer) *testIssuer {
 	t.Helper()
 	i := &testIssuer{t: t, time: newWallClock(), cas: x509.NewCertPool()}
-	i.srv = httptest.NewTLSServer(i)
+	i.srv = httptest.NewUnstartedServer(i)
+	i.srv.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that hang up are meant
+	i.srv.StartTLS()
 	t.Cleanup(i.srv.Close)
 	i.url = i.srv.URL
 	i.cas.AddCert(i.srv.Certificate())

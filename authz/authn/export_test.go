@@ -1,0 +1,4 @@
+package authn
+
+// What only tests of another package need to see.
+var IsPublic = isPublic
