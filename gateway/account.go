@@ -23,6 +23,18 @@ type Tokens interface {
 	Epoch(ctx context.Context, p authn.Principal) (uint64, error)
 }
 
+// Identities knows the subjects of identity providers. [authn.OIDC] is one.
+type Identities interface {
+	// Subject returns whom a person's ID token is about.
+	Subject(ctx context.Context, token authn.Secret) (issuer, subject string, err error)
+}
+
+// Links keeps which user an identity provider's subject is.
+type Links interface {
+	// Link is done when it returns nil; a subject that is somebody else's is an error that wraps [authn.ErrLinked].
+	Link(ctx context.Context, issuer, subject string, p authn.Principal) error
+}
+
 // TokenLife is how long the tokens live that principals make for themselves.
 type TokenLife struct {
 	Human time.Duration // of people and services
@@ -135,6 +147,34 @@ func (s *Session) Revoke(ctx context.Context, id string) error {
 	err = s.gate.Tokens.Revoke(ctx, id)
 	if err != nil && !errors.Is(err, authn.ErrNoToken) { // of two that revoke it, one comes late
 		return unavailable("revoke a token", err)
+	}
+	return nil
+}
+
+// Link notes that the subject of an ID token is the session's principal, who can sign in with such tokens from then on. The principal
+// must be a person whom a forge knows.
+func (s *Session) Link(ctx context.Context, idToken authn.Secret) error {
+	if s.principal.Kind != authn.Human || s.principal.Forge == "" || !s.credential.IDToken.IsZero() {
+		return &RequestError{Status: http.StatusForbidden, Problem: "only a person whom a forge knows can link an identity", Hint: "sign in with an SSH key first: lychgate login --ssh"}
+	}
+	issuer, subject, err := s.gate.Identities.Subject(ctx, idToken)
+	if errors.Is(err, authn.ErrRefused) {
+		return errors.Join(&RequestError{Status: http.StatusUnprocessableEntity, Problem: "the ID token is refused", Hint: "sign in at the provider again"}, s.gate.refuse(s.door, err))
+	}
+	if err != nil {
+		return unavailable("verify an ID token", err)
+	}
+	e := s.event("auth.link", newRequestID())
+	e.Detail = fmt.Sprintf("subject %q of %s", subject, issuer)
+	if err := s.record(e); err != nil {
+		return err
+	}
+	err = s.gate.Links.Link(ctx, issuer, subject, *s.principal)
+	if errors.Is(err, authn.ErrLinked) {
+		return &RequestError{Status: http.StatusConflict, Problem: "the identity is linked with another user already", Hint: "ask the operator"}
+	}
+	if err != nil {
+		return unavailable("link an identity", err)
 	}
 	return nil
 }

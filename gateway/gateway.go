@@ -97,6 +97,8 @@ type Config struct {
 	Audience      string // this gate's own URL, which statements name
 	Names         Lister
 	Tokens        Tokens
+	Identities    Identities
+	Links         Links
 	TokenLife     TokenLife
 	Limits        Limits
 	Refused       func(door string, why authn.Reason) // called for each refused credential, for metrics; may be nil
@@ -122,7 +124,7 @@ type Gateway struct {
 // New checks cfg and prepares the staging directory. It starts nothing.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
-		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Staging == "" || cfg.Audience == "" {
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Staging == "" || cfg.Audience == "" {
 		return nil, errors.New("gateway: a required part is missing")
 	}
 	if cfg.Log == nil {

@@ -53,20 +53,21 @@ type Credential struct {
 }
 
 // SSHKey is a public key, or a user certificate, that somebody showed at the ssh door, and where from. A door makes it with
-// NewSSHKey, and asks a gateway for a session with it only once the handshake has proven the key.
+// NewSSHKey, and asks a gateway for a session with it only once the handshake has proven the key. One that was made otherwise
+// is refused.
 type SSHKey struct {
 	Public      ssh.PublicKey // an *ssh.Certificate when one was shown
 	Fingerprint string        // of the key itself, also when it is certified: "SHA256:..." as ssh-keygen -l prints it
 	Remote      netip.Addr    // options such as from= and source-address are held against it
+
+	proven provenKey // what authenticators go by
 }
 
-// NewSSHKey returns what key was shown from remote.
+// NewSSHKey returns what key was shown from remote. A certificate must not change any more.
 func NewSSHKey(key ssh.PublicKey, remote netip.Addr) *SSHKey {
-	plain := key
-	if cert, ok := key.(*ssh.Certificate); ok {
-		plain = cert.Key
-	}
-	return &SSHKey{Public: key, Fingerprint: ssh.FingerprintSHA256(plain), Remote: remote.Unmap()}
+	k := &SSHKey{Public: key, Remote: remote.Unmap(), proven: prove(key)}
+	k.Fingerprint = k.proven.fingerprint
+	return k
 }
 
 // count says how many members are set.

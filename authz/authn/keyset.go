@@ -35,7 +35,6 @@ const (
 	maxKeysBody = 1 << 20
 	maxKeys     = 100
 	maxHops     = 3
-	minRSABits  = 2048
 	maxRSABits  = 8192 // larger ones make each token cost milliseconds
 )
 

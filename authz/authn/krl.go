@@ -79,7 +79,10 @@ func ParseRevocationList(name string, data []byte) (*RevocationList, error) {
 	}
 	body, binary := bytes.CutPrefix(data, []byte(krlMagic))
 	if !binary {
-		return l, l.parseText(name, data)
+		if err := l.parseText(name, data); err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
 	if err := l.parseKRL(&wireReader{body}); err != nil {
 		return nil, &FileError{File: name, Reason: "the key revocation list is damaged: " + err.Error(), Hint: "write it again with ssh-keygen -k"}

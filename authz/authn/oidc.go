@@ -152,29 +152,57 @@ func (o *OIDC) Authenticate(ctx context.Context, c Credential) (Principal, error
 	if c.IDToken.IsZero() {
 		return Principal{}, ErrNotMine
 	}
-	digest := IDTokenDigest(c.IDToken)
-	name := "oidc:" + hex.EncodeToString(digest[:8])
-	text := c.IDToken.Reveal()
-	token, err := parseIDToken(text)
+	v, err := o.verify(ctx, c.IDToken)
 	if err != nil {
-		return Principal{}, refuse(BadIDToken, name, "%v", err)
+		return Principal{}, err
 	}
-	by, ok := o.issuers[token.issuer]
-	if !ok {
-		return Principal{}, refuse(BadIDToken, name, "no issuer %q is configured", token.issuer)
+	return v.by.principal(ctx, v.idToken, v.audience, v.name)
+}
+
+// Subject returns whom a person's ID token is about, whether or not a rule maps it to a user. Its errors are those of
+// Authenticate.
+func (o *OIDC) Subject(ctx context.Context, token Secret) (issuer, subject string, err error) {
+	v, err := o.verify(ctx, token)
+	if err != nil {
+		return "", "", err
+	}
+	if v.by.people == nil || v.audience != v.by.people.ClientID {
+		return "", "", refuse(BadIDToken, v.name, "%s: is a job's, not a person's", v.by.url)
+	}
+	return v.issuer, v.subject, nil
+}
+
+// verified is an ID token that is proven.
+type verified struct {
+	*idToken
+	by       *issuer
+	audience string // of ours
+	name     string // see Authenticate
+}
+
+func (o *OIDC) verify(ctx context.Context, secret Secret) (v verified, err error) {
+	digest := IDTokenDigest(secret)
+	v.name = "oidc:" + hex.EncodeToString(digest[:8])
+	text := secret.Reveal()
+	if v.idToken, err = parseIDToken(text); err != nil {
+		return v, refuse(BadIDToken, v.name, "%v", err)
+	}
+	var ok bool
+	if v.by, ok = o.issuers[v.issuer]; !ok {
+		return v, refuse(BadIDToken, v.name, "no issuer %q is configured", v.issuer)
 	}
 	// What costs nothing is checked first, so that only tokens that could be good ask for keys.
-	audience, err := by.check(token)
-	if err != nil {
-		return Principal{}, refuse(BadIDToken, name, "%s: %v", by.url, err)
+	if v.audience, err = v.by.check(v.idToken); err != nil {
+		return v, refuse(BadIDToken, v.name, "%s: %v", v.by.url, err)
 	}
-	if err := by.verify(ctx, text, audience); err != nil {
-		if errors.Is(err, ErrKeysUnavailable) {
-			return Principal{}, fmt.Errorf("verify ID token: %w", err)
-		}
-		return Principal{}, refuse(BadIDToken, name, "%s: %v", by.url, err)
+	err = v.by.verify(ctx, text, v.audience)
+	switch {
+	case errors.Is(err, ErrKeysUnavailable):
+		return v, fmt.Errorf("verify ID token: %w", err)
+	case err != nil:
+		return v, refuse(BadIDToken, v.name, "%s: %v", v.by.url, err)
 	}
-	return by.principal(ctx, token, audience, name)
+	return v, nil
 }
 
 // check looks at the claims that any ID token for us must have, and returns the audience of ours that it names.

@@ -14,6 +14,9 @@ type Links interface {
 	Linked(ctx context.Context, issuer, subject string) (Principal, error)
 }
 
+// ErrLinked is wrapped when a subject is to be linked that somebody else has linked.
+var ErrLinked = errors.New("the identity belongs to another user already")
+
 // PeopleMapping says which user of a forge the subject of an ID token is. Its rules are asked in this order, and the first that
 // answers wins; one that could not be asked refuses the token for now, and is never passed over. An e-mail address is no rule: it
 // can be unproven, changed by its user, and given to another.

@@ -2,7 +2,6 @@ package authn
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -63,56 +62,73 @@ func (a *SSHAuthority) validate(directory Directory, described descriptions) err
 	return nil
 }
 
-// verifiedCert is what was found out about a certificate once and for all: its signature is good. Everything that time,
-// configuration or revocation may change is asked again at each use.
-type verifiedCert struct {
-	key, authority keySum
-	name           string // see certName
-	before         time.Time
+// provenKey is a key with what is worth computing once, when it is shown, rather than at each operation.
+type provenKey struct {
+	public      ssh.PublicKey
+	key         keySum // of the plain key
+	fingerprint string // of the plain key
+
+	cert *provenCert // nil unless a certificate was shown
 }
 
-// certCache remembers certificates whose signature was verified, by the SHA-256 of the whole certificate: the signature and
-// the key it is made with are part of what is summed, so that nothing else has the same sum. It is bounded and safe for
-// concurrent use.
+// provenCert is a certificate with its sums. Its signature is not verified yet.
+type provenCert struct {
+	*ssh.Certificate
+	whole          keySum // of the certificate, its signature included
+	key, authority keySum
+	name           string // see certName
+}
+
+// prove returns nothing for a certificate of a certificate, which none that came over the wire is, and which the library
+// cannot write.
+func prove(key ssh.PublicKey) provenKey {
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return provenKey{public: key, key: sumOf(key), fingerprint: ssh.FingerprintSHA256(key)}
+	}
+	if _, nested := cert.Key.(*ssh.Certificate); nested || cert.Key == nil || cert.SignatureKey == nil {
+		return provenKey{}
+	}
+	c := &provenCert{Certificate: cert, whole: sumOf(cert), key: sumOf(cert.Key), authority: sumOf(cert.SignatureKey), name: certName(cert)}
+	return provenKey{public: key, key: c.key, fingerprint: ssh.FingerprintSHA256(cert.Key), cert: c}
+}
+
+// certCache remembers certificates whose signature was verified, by the SHA-256 of the whole: the signature and the key it
+// is made with are part of what is summed, so that nothing else has the same sum. Nothing but that is remembered: what time,
+// configuration or revocation may change is asked again at each use. It is bounded and safe for concurrent use.
 type certCache struct {
 	limit int
 
-	mu    sync.RWMutex // guards certs
-	certs map[[sha256.Size]byte]*verifiedCert
+	mu    sync.RWMutex         // guards certs
+	certs map[keySum]time.Time // with the time at which each expires
 }
 
-// verify returns what is known of cert, after it verified its signature if that was not done before.
-func (c *certCache) verify(cert *ssh.Certificate, now time.Time) (*verifiedCert, error) {
-	sum := sha256.Sum256(cert.Marshal())
+// verify verifies the signature of cert, unless that was done before.
+func (c *certCache) verify(cert *provenCert, now time.Time) error {
 	c.mu.RLock()
-	known := c.certs[sum]
+	_, known := c.certs[cert.whole]
 	c.mu.RUnlock()
-	if known != nil {
-		return known, nil
+	if known {
+		return nil
 	}
 	checker := ssh.CertChecker{SupportedCriticalOptions: []string{sourceAddress}, Clock: func() time.Time { return now }}
-	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
-		return nil, err
+	if err := checker.CheckCert(cert.ValidPrincipals[0], cert.Certificate); err != nil {
+		return err
 	}
-	known = describeCert(cert)
-	c.put(sum, known, now)
-	return known, nil
-}
-
-func (c *certCache) put(sum [sha256.Size]byte, cert *verifiedCert, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.certs) >= c.limit {
 		c.makeRoom(now)
 	}
-	c.certs[sum] = cert
+	c.certs[cert.whole] = cert.end()
+	return nil
 }
 
 // makeRoom forgets what has expired, or else some one certificate: to forget costs a verification, no more. The caller
 // holds mu.
 func (c *certCache) makeRoom(now time.Time) {
-	for sum, cert := range c.certs {
-		if !now.Before(cert.before) {
+	for sum, end := range c.certs {
+		if !now.Before(end) {
 			delete(c.certs, sum)
 		}
 	}
@@ -124,12 +140,8 @@ func (c *certCache) makeRoom(now time.Time) {
 	}
 }
 
-func describeCert(cert *ssh.Certificate) *verifiedCert {
-	return &verifiedCert{
-		key: sumOf(cert.Key), authority: sumOf(cert.SignatureKey),
-		name: certName(cert), before: time.Unix(int64(cert.ValidBefore), 0),
-	}
-}
+// end returns when the certificate expires, which checkTime has found to be a time.
+func (c *provenCert) end() time.Time { return time.Unix(int64(c.ValidBefore), 0) }
 
 // certName tells a certificate from others in audit trails: by its authority, serial number, key and key id, each as
 // far as 255 bytes of plain characters hold it. Authorities that do not count give every certificate the number 0.
@@ -148,57 +160,46 @@ func certName(cert *ssh.Certificate) string {
 
 // certificate authenticates a user certificate. What costs nothing is asked first, the signature before anything that
 // costs a question to others, and everything but the signature at each use.
-func (s *SSHKeys) certificate(ctx context.Context, cert *ssh.Certificate, remote netip.Addr) (Principal, error) {
+func (s *SSHKeys) certificate(ctx context.Context, cert *provenCert, remote netip.Addr) (Principal, error) {
 	now := s.now()
-	if err := checkCertForm(cert); err != nil {
-		return Principal{}, refuse(KeyRefused, certSubject(cert), "%v", err)
+	if err := checkCertForm(cert.Certificate); err != nil {
+		return Principal{}, refuse(KeyRefused, cert.name, "%v", err)
 	}
-	authority, err := s.authorityOf(sumOf(cert.SignatureKey))
+	authority, err := s.authorityOf(cert.authority)
 	if err != nil {
 		return Principal{}, err
 	}
 	if authority == nil {
-		return Principal{}, refuse(UnknownKey, certName(cert), "the certificate is by no configured authority")
+		return Principal{}, refuse(UnknownKey, cert.name, "the certificate is by no configured authority")
 	}
-	if err := authority.checkCert(cert, remote, now); err != nil {
-		return Principal{}, refuse(KeyRefused, certName(cert), "authority %q: %v", authority.Name, err)
+	if err := authority.checkCert(cert.Certificate, remote, now); err != nil {
+		return Principal{}, refuse(KeyRefused, cert.name, "authority %q: %v", authority.Name, err)
 	}
-	verified, err := s.verified.verify(cert, now)
-	if err != nil {
-		return Principal{}, refuse(KeyRefused, certName(cert), "authority %q: %v", authority.Name, err)
+	if err := s.verified.verify(cert, now); err != nil {
+		return Principal{}, refuse(KeyRefused, cert.name, "authority %q: %v", authority.Name, err)
 	}
-	if err := s.checkRevoked(verified.name, func(l *RevocationList) string {
-		return l.revokedCert(cert, verified.key, verified.authority)
+	if err := s.checkRevoked(cert.name, func(l *RevocationList) string {
+		return l.revokedCert(cert.Certificate, cert.key, cert.authority)
 	}); err != nil {
 		return Principal{}, err
 	}
-	p, err := s.mapCert(ctx, authority, cert, verified.name)
+	p, err := s.mapCert(ctx, authority, cert)
 	if err != nil {
 		return Principal{}, err
 	}
-	return s.finish(p, verified.name, verified.before)
-}
-
-// certSubject is certName for a certificate whose form is not known to be sound: x/crypto prints keys of any kind.
-func certSubject(cert *ssh.Certificate) string {
-	if cert.Key == nil || cert.SignatureKey == nil {
-		return ""
-	}
-	return certName(cert)
+	return s.finish(p, cert.name, cert.end())
 }
 
 // checkCertForm asks what does not depend on the authority, nor on time.
 func checkCertForm(cert *ssh.Certificate) error {
-	if cert.Key == nil || cert.SignatureKey == nil || cert.Signature == nil {
-		return errors.New("the certificate is not complete")
+	if cert.Signature == nil {
+		return errors.New("the certificate is not signed")
 	}
 	if cert.CertType != ssh.UserCert {
 		return fmt.Errorf("the certificate is of type %d, not a user's", cert.CertType)
 	}
-	for _, key := range []ssh.PublicKey{cert.Key, cert.SignatureKey} {
-		if _, nested := key.(*ssh.Certificate); nested {
-			return errors.New("a certificate stands where a key belongs")
-		}
+	if _, nested := cert.SignatureKey.(*ssh.Certificate); nested {
+		return errors.New("the authority's key is itself a certificate")
 	}
 	if err := CheckSSHKey(cert.Key); err != nil {
 		return fmt.Errorf("the certified key: %w", err)
@@ -299,26 +300,26 @@ func (a *SSHAuthority) checkTime(cert *ssh.Certificate, now time.Time) error {
 }
 
 // mapCert returns whom the certificate stands for: whom the rules that match name, else the one user whose name is among its
-// principals. name is of the certificate.
-func (s *SSHKeys) mapCert(ctx context.Context, a *SSHAuthority, cert *ssh.Certificate, name string) (Principal, error) {
+// principals.
+func (s *SSHKeys) mapCert(ctx context.Context, a *SSHAuthority, cert *provenCert) (Principal, error) {
 	var found []Principal
 	for _, rule := range a.Rules {
-		if rule.match(cert) {
+		if rule.match(cert.Certificate) {
 			found = append(found, rule.As)
 		}
 	}
 	if len(found) == 0 && a.Forge != "" {
 		var err error
-		if found, err = s.usersOf(ctx, a, cert); err != nil {
+		if found, err = s.usersOf(ctx, a, cert.Certificate); err != nil {
 			return Principal{}, err
 		}
 	}
 	if len(found) == 0 {
-		return Principal{}, refuse(KeyRefused, name, "authority %q: the principals %.200q are nobody's", a.Name, cert.ValidPrincipals)
+		return Principal{}, refuse(KeyRefused, cert.name, "authority %q: the principals %.200q are nobody's", a.Name, cert.ValidPrincipals)
 	}
 	for _, p := range found[1:] {
 		if p.Key() != found[0].Key() {
-			return Principal{}, refuse(KeyRefused, name, "authority %q: the principals %.200q are those of %.80q and %.80q",
+			return Principal{}, refuse(KeyRefused, cert.name, "authority %q: the principals %.200q are those of %.80q and %.80q",
 				a.Name, cert.ValidPrincipals, found[0].Key(), p.Key())
 		}
 	}

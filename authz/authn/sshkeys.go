@@ -3,15 +3,11 @@ package authn
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // AuthorizedKeys is a list of keys and whom each of them stands for.
@@ -62,7 +58,7 @@ func NewSSHKeys(cfg SSHKeysConfig) (*SSHKeys, error) {
 	s := &SSHKeys{
 		directory: cfg.Directory, lists: slices.Clone(cfg.AuthorizedKeys), authorities: slices.Clone(cfg.Authorities),
 		revoked: slices.Clone(cfg.Revoked), now: cfg.Now,
-		verified: &certCache{limit: maxVerified, certs: make(map[[32]byte]*verifiedCert)},
+		verified: &certCache{limit: maxVerified, certs: make(map[keySum]time.Time)},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -112,55 +108,40 @@ func (s *SSHKeys) Authenticate(ctx context.Context, c Credential) (Principal, er
 	if c.Key == nil {
 		return Principal{}, ErrNotMine
 	}
-	if c.Key.Public == nil {
-		return Principal{}, refuse(BadCredential, "", "there is no key")
+	k := c.Key
+	switch {
+	case k.proven.fingerprint == "":
+		return Principal{}, refuse(BadCredential, "", "it is no key that a handshake can prove")
+	case k.proven.cert != nil:
+		return s.certificate(ctx, k.proven.cert, k.Remote)
 	}
-	if cert, ok := c.Key.Public.(*ssh.Certificate); ok {
-		return s.certificate(ctx, cert, c.Key.Remote)
-	}
-	return s.key(ctx, c.Key)
+	return s.key(ctx, k)
 }
 
 func (s *SSHKeys) key(ctx context.Context, k *SSHKey) (Principal, error) {
-	if err := CheckSSHKey(k.Public); err != nil {
-		return Principal{}, refuse(KeyRefused, k.Fingerprint, "%v", err)
+	name, sum := k.proven.fingerprint, k.proven.key
+	if err := CheckSSHKey(k.proven.public); err != nil {
+		return Principal{}, refuse(KeyRefused, name, "%v", err)
 	}
-	sum, err := parseFingerprint(k.Fingerprint)
-	if err != nil {
-		return Principal{}, refuse(BadCredential, "", "%v", err)
-	}
-	if err := s.checkRevoked(k.Fingerprint, func(l *RevocationList) string { return l.revokedKey(sum, k.Public) }); err != nil {
+	if err := s.checkRevoked(name, func(l *RevocationList) string { return l.revokedKey(sum, k.proven.public) }); err != nil {
 		return Principal{}, err
 	}
-	p, expires, err := s.listed(k, sum)
+	p, expires, err := s.listed(k)
 	if err != nil {
 		return Principal{}, err
 	}
-	owner, err := s.owner(ctx, k.Fingerprint)
+	owner, err := s.owner(ctx, name)
 	switch {
 	case err != nil:
 		return Principal{}, err
 	case p == nil && owner == nil:
-		return Principal{}, refuse(UnknownKey, k.Fingerprint, "no list of authorized keys and no forge knows it")
+		return Principal{}, refuse(UnknownKey, name, "no list of authorized keys and no forge knows it")
 	case p == nil:
 		p = owner
 	case owner != nil && p.Key() != owner.Key():
-		return Principal{}, refuse(KeyRefused, k.Fingerprint, "it stands for %q in a list of authorized keys and belongs to %q", p.Key(), owner.Key())
+		return Principal{}, refuse(KeyRefused, name, "it stands for %q in a list of authorized keys and belongs to %q", p.Key(), owner.Key())
 	}
-	return s.finish(*p, k.Fingerprint, expires)
-}
-
-// parseFingerprint is the inverse of ssh.FingerprintSHA256. The fingerprint was made from the key when the key was shown, so
-// that it need not be summed at each operation.
-func parseFingerprint(text string) (sum keySum, err error) {
-	encoded, ok := strings.CutPrefix(text, "SHA256:")
-	if !ok || base64.RawStdEncoding.DecodedLen(len(encoded)) != len(sum) {
-		return sum, errors.New("the key came without its fingerprint")
-	}
-	if _, err := base64.RawStdEncoding.Strict().Decode(sum[:], []byte(encoded)); err != nil {
-		return sum, errors.New("the key came without its fingerprint")
-	}
-	return sum, nil
+	return s.finish(*p, name, expires)
 }
 
 // checkRevoked asks every list. A list that cannot be had may hold anything.
@@ -179,13 +160,13 @@ func (s *SSHKeys) checkRevoked(subject string, why func(*RevocationList) string)
 
 // listed returns whom the lists say the key stands for, nil for nobody, and the earliest time at which it expires.
 // A list that is too old still tells what it is about: its keys are a fault, others are not.
-func (s *SSHKeys) listed(k *SSHKey, sum keySum) (found *Principal, expires time.Time, err error) {
+func (s *SSHKeys) listed(k *SSHKey) (found *Principal, expires time.Time, err error) {
 	for i := range s.lists {
 		list, err := s.lists[i].Keys.Current()
 		if list == nil {
 			return nil, expires, fmt.Errorf("read a list of authorized keys: %w", cmp.Or(err, errNoList))
 		}
-		entry, ok := list.keys[sum]
+		entry, ok := list.keys[k.proven.key]
 		if !ok {
 			continue
 		}
@@ -194,10 +175,10 @@ func (s *SSHKeys) listed(k *SSHKey, sum keySum) (found *Principal, expires time.
 		}
 		p := &s.lists[i].Principal
 		if found != nil && found.Key() != p.Key() {
-			return nil, expires, refuse(KeyRefused, k.Fingerprint, "it stands for %q in one list of authorized keys and for %q in another", found.Key(), p.Key())
+			return nil, expires, refuse(KeyRefused, k.proven.fingerprint, "it stands for %q in one list of authorized keys and for %q in another", found.Key(), p.Key())
 		}
 		if err := entry.check(k.Remote, s.now()); err != nil {
-			return nil, expires, refuse(KeyRefused, k.Fingerprint, "it %v", err)
+			return nil, expires, refuse(KeyRefused, k.proven.fingerprint, "it %v", err)
 		}
 		found, expires = p, earlier(expires, entry.expires)
 	}

@@ -203,6 +203,8 @@ type gate struct {
 	*decider
 	journal *audit.Journal
 	tokens  *authn.Tokens
+	oidc    *authn.OIDC
+	clients clientCerts
 	gateway *gateway.Gateway
 }
 
@@ -231,7 +233,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
 
 func (g *gate) assemble(ctx context.Context) error {
-	authenticator, err := g.authenticator()
+	authenticator, err := g.authenticator(ctx)
 	if err != nil {
 		return err
 	}
@@ -259,6 +261,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
+		Identities: g.oidc, Links: g.db,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
@@ -266,23 +269,6 @@ func (g *gate) assemble(ctx context.Context) error {
 		},
 	})
 	return err
-}
-
-func (g *gate) authenticator() (authn.Authenticator, error) {
-	var err error
-	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
-		return nil, err
-	}
-	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
-	for i, c := range g.cfg.Certificates {
-		p := c.Principal
-		rules[i] = authn.CertificateRule{URI: c.URI, SPKI: c.SPKI, Principal: authn.Principal{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: authn.Kind(p.Kind)}}
-	}
-	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules})
-	if err != nil {
-		return nil, err
-	}
-	return authn.Chain{g.tokens, certificates}, nil
 }
 
 // servedZones opens each zone's mirror.

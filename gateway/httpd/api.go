@@ -41,6 +41,9 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "tokens", "*"):
 		*name = "token"
 		h.only(http.MethodDelete, func() { h.revoke(segments[2]) })
+	case match(segments, "v1", "link"):
+		*name = "token"
+		h.only(http.MethodPost, h.link)
 	case match(segments, "v1", "zones", "*", "uploads"):
 		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })

@@ -57,9 +57,23 @@ func (h *handler) revoke(id string) {
 	h.w.WriteHeader(http.StatusNoContent)
 }
 
+// link ties the subject of an ID token to who asks.
+func (h *handler) link() {
+	var req gateway.LinkRequest
+	if !h.read(&req, 1) {
+		return
+	}
+	if err := h.session.Link(h.r.Context(), authn.NewSecret(req.IDToken)); err != nil {
+		h.failAccount(err)
+		return
+	}
+	h.w.WriteHeader(http.StatusNoContent)
+}
+
 // failAccount answers an error about the asker's own credentials. They may have ended since the session began.
 func (h *handler) failAccount(err error) {
-	if errors.Is(err, gateway.ErrUnauthenticated) {
+	var mistake *gateway.RequestError
+	if errors.Is(err, gateway.ErrUnauthenticated) && !errors.As(err, &mistake) {
 		h.server.refuse(h.w, err)
 		return
 	}

@@ -71,6 +71,12 @@ type HTTPS struct {
 	// ClientCA is a PEM file of the authorities whose client certificates are taken. Default none: certificates are
 	// not asked for. A certificate is never required, since BitBake's presence check cannot send one.
 	ClientCA Path `yaml:"client_ca"`
+	// ClientCRLs are the revocation lists of those authorities: "file:PATH", which is followed, or "https://HOST/PATH" or
+	// "http://HOST/PATH", which is asked every few minutes. Default none. An authority without a list is not checked; that of
+	// an authority in the middle of a chain needs its certificate in client_ca. With no list in force certificates are refused.
+	ClientCRLs []CRL `yaml:"client_crls"`
+	// ClientCRLGrace is how long a list counts beyond the time at which it says the next one comes. Default 0s, at most 168h.
+	ClientCRLGrace time.Duration `yaml:"client_crl_grace"`
 }
 
 // TLS is where a server certificate comes from: cert and key, or development_ca, never both.
@@ -181,7 +187,8 @@ type Tokens struct {
 // Certificate maps a client certificate to a principal. At least one of URI and SPKI; when both are given, both hold.
 type Certificate struct {
 	// URI is matched against the certificate's URI SANs, segment by segment. A segment of the path may hold one '*',
-	// which stands for one or more characters of that segment. The common name is never looked at.
+	// which stands for one or more characters of that segment. Instead of stars one whole segment may be "{id}" or "{name}":
+	// it is the id, or the present name, of a user of principal.forge. The common name is never looked at.
 	URI string `yaml:"uri"`
 	// SPKI is "sha256:" and the hex digest of the public key (SubjectPublicKeyInfo, DER).
 	SPKI string `yaml:"spki"`
@@ -193,11 +200,11 @@ type Certificate struct {
 type Principal struct {
 	// Forge is a forge of this document; empty for an actor that no forge knows.
 	Forge string `yaml:"forge"`
-	// ID is the forge's immutable user id. Required.
+	// ID is the forge's immutable user id. Required, unless the certificate says who it is by {id} or {name}.
 	ID string `yaml:"id"`
-	// Name is for display. Default: the id.
+	// Name is for display. Default: the id. Not with {id} or {name}.
 	Name string `yaml:"name"`
-	// Kind is "human", "ci" or "service". Default "ci".
+	// Kind is "human", "ci" or "service". Default "ci"; with {name} it is what the forge says.
 	Kind string `yaml:"kind"`
 }
 
@@ -320,7 +327,9 @@ func (c *Config) fill(audienceHost string) {
 // principals are those that the document names itself.
 func (c *Config) principals() (all []*Principal) {
 	for i := range c.Certificates {
-		all = append(all, &c.Certificates[i].Principal)
+		if !c.Certificates[i].byName() {
+			all = append(all, &c.Certificates[i].Principal)
+		}
 	}
 	for i := range c.SSH.AuthorizedKeys {
 		all = append(all, &c.SSH.AuthorizedKeys[i].Principal)

@@ -138,6 +138,9 @@ func replace(old, with string) string {
 	return strings.Replace(minimal, old, with, 1)
 }
 
+// withCA is minimal with client certificates.
+var withCA = replace("https:\n", "https:\n  client_ca: c\n")
+
 // bad is a table of documents that must be refused, each with the whole error text.
 var bad = []struct{ name, doc, want string }{
 	{"empty", "", `1:1: the document is empty (lychgate config example prints one to start from)`},
@@ -279,6 +282,22 @@ var bad = []struct{ name, doc, want string }{
 	{"certificate for nobody", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\"}]\n", `9:16: certificates[0].principal.id: required, and not given (who shows it: the user's id at the forge, or a name of your own without a forge)`},
 	{"certificate of an unknown kind", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: a, kind: robot}}]\n", `9:63: certificates[0].principal.kind: no such kind: "robot" (human, ci or service)`},
 	{"anonymous certificate", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: a, kind: anonymous}}]\n", `9:63: certificates[0].principal.kind: no such kind: "anonymous" (human, ci or service)`},
+	{"star in a host", withCA + "certificates: [{uri: \"spiffe://*/b\", principal: {id: a}}]\n", `9:22: certificates[0].uri: no certificate can match "spiffe://*/b": a * or a placeholder may stand in the path only (write SCHEME://HOST/PATH, with '*', {id} or {name} in the path)`},
+	{"half a placeholder", withCA + "certificates: [{uri: \"spiffe://a/u-{name}\", principal: {forge: git.example.com}}]\n", `9:22: certificates[0].uri: no certificate can match "spiffe://a/u-{name}": segment "u-{name}" is no placeholder: known are {id} and {name}, as a whole segment (write SCHEME://HOST/PATH, with '*', {id} or {name} in the path)`},
+	{"placeholder and an id", withCA + "certificates: [{uri: \"spiffe://a/{id}\", principal: {forge: git.example.com, id: a}}]\n", `9:41: certificates[0].principal: says who it is, and so does {id} of the uri (leave id and name out)`},
+	{"placeholder and a name", withCA + "certificates: [{uri: \"spiffe://a/{name}\", principal: {forge: git.example.com, name: a}}]\n", `9:43: certificates[0].principal: says who it is, and so does {name} of the uri (leave id and name out)`},
+	{"placeholder without a forge", withCA + "certificates: [{uri: \"spiffe://a/{name}\"}]\n", `9:16: certificates[0].principal.forge: required, and not given (the forge whose users the certificates name)`},
+	{"lists without a CA", replace("https:\n", "https:\n  client_crls: [\"file:c.crl\"]\n"), `2:3: https.client_crls: revocation lists without the authorities that sign them (give https.client_ca)`},
+	{"a list that is no place", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [c.crl, \"ldap://ca/x\", \"http://\"]\n"), `3:17: https.client_crls[0]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)
+3:24: https.client_crls[1]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)
+3:39: https.client_crls[2]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)`},
+	{"a list behind a password", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"https://me:hunter2@ca/x\"]\n"), `3:17: https.client_crls[0]: a user or password in an address (revocation lists are public: remove it)`},
+	{"a list at a fragment", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"https://ca/x#y\"]\n"), `3:17: https.client_crls[0]: an address with '#' (write file:PATH, https://HOST/PATH or http://HOST/PATH)`},
+	{"a list in no file", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:\"]\n"), `3:17: https.client_crls[0]: an empty path (leave the key out, or name a file)`},
+	{"a list twice", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\", \"file:./a\"]\n"), `3:27: https.client_crls[1]: "file:/etc/lychgate/a" is given twice (names are unique: rename or remove one)`},
+	{"too much grace", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: 169h\n"), `4:21: https.client_crl_grace: 169h0m0s is out of range (from 0s to 168h0m0s)`},
+	{"grace before the end", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: -1s\n"), `4:21: https.client_crl_grace: -1s is out of range (from 0s to 168h0m0s)`},
+	{"grace for nothing", replace("https:\n", "https:\n  client_ca: c\n  client_crl_grace: 1h\n"), `3:21: https.client_crl_grace: for revocation lists, and there are none (give https.client_crls, or remove it)`},
 	{"bundle and switch", minimal + "policy: {bundle: p, transitive: true}\n", `8:33: policy.transitive: a switch of the built-in rule, which policy.bundle replaces (remove one of the two)`},
 	{"audit mode", minimal + "audit: {sync: none}\n", `8:15: audit.sync: no such mode: "none" (batch or strict)`},
 	{"audit among the blobs", minimal + "audit: {dir: /var/lib/lychgate/blobs/audit}\n", `8:14: audit.dir: lies in the same place as blobs (give each a directory of its own)`},
@@ -343,6 +362,8 @@ func TestGood(t *testing.T) {
 		"same port, two hosts":    replace("https:\n", "https:\n  listen: 192.0.2.1:8443\n") + "admin: {listen: \"127.0.0.1:8443\"}\n",
 		"two free ports":          replace("https:\n", "https:\n  listen: 127.0.0.1:0\n") + "admin: {listen: \"127.0.0.1:0\"}\n",
 		"actor without a forge":   replace("- name: main", "- {name: main, writers: {users: [/#release]}, signers: [a]}\nsigners: {allowed_signers: s}"),
+		"revocation lists":        replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\", \"http://ca/x?cmd=crl\", \"https://ca:8080/x\"]\n  client_crl_grace: 168h\n"),
+		"user by certificate":     withCA + "certificates: [{uri: \"spiffe://a/u/{name}\", principal: {forge: git.example.com}}, {uri: \"spiffe://b/{id}/x\", principal: {forge: git.example.com, kind: human}}]\n",
 		"number as an id":         replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: 0042}}]\n",
 		"chain of bases":          replace("- name: main", "- {name: a, base: b}\n  - {name: b, base: c}\n  - name: c"),
 		"sections left empty":     minimal + "admin:\nlimits:\n",
@@ -367,6 +388,36 @@ func TestNumbersAreTakenAsWritten(t *testing.T) {
 	want := config.Principal{ID: "0042", Name: "0042", Kind: "ci"}
 	if got := c.Certificates[0].Principal; got != want {
 		t.Errorf("principal = %+v, want %+v", got, want)
+	}
+}
+
+// TestCertificateSaysWho: what the certificate says has no default in the document.
+func TestCertificateSaysWho(t *testing.T) {
+	c, err := config.Parse([]byte(withCA+"certificates: [{uri: \"spiffe://a/{name}\", principal: {forge: git.example.com}}, {uri: \"spiffe://b/{id}\", principal: {forge: git.example.com}}]\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []config.Principal{{Forge: "git.example.com"}, {Forge: "git.example.com", Kind: "ci"}} {
+		if got := c.Certificates[i].Principal; got != want {
+			t.Errorf("principal %d = %+v, want %+v", i, got, want)
+		}
+	}
+}
+
+// TestCRLFileIsLookedAt: Load says when the file of a list is not there.
+func TestCRLFileIsLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"lychgate.yaml": replace("https:\n", "https:\n  client_ca: users.yaml\n  client_crls: [\"http://ca/x\", \"file:none.crl\"]\n"), "users.yaml": "x\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := config.Load(filepath.Join(dir, "lychgate.yaml"))
+	var problems config.Problems
+	if !errors.As(err, &problems) || len(problems) != 1 || problems[0].Key != "https.client_crls[1]" {
+		t.Errorf("Load = %v, want a problem at https.client_crls[1]", err)
 	}
 }
 
@@ -416,8 +467,9 @@ func TestLoad(t *testing.T) {
 	write("tls/gate.key", "x\n", 0o640)
 	write("secrets/mirror-password", "hunter2\n", 0o644)
 	_, err = config.Load(path)
-	wantText := fmt.Sprintf("%s:118:17: zones[0].mirror_credentials.password: read secret %q: mode 0644 lets others at it; run: chmod 600 mirror-password (the secret must be there before the gate starts)",
-		path, filepath.Join(dir, "secrets/mirror-password"))
+	before, _, _ := strings.Cut(string(config.Example()), "      password: ")
+	wantText := fmt.Sprintf("%s:%d:17: zones[0].mirror_credentials.password: read secret %q: mode 0644 lets others at it; run: chmod 600 mirror-password (the secret must be there before the gate starts)",
+		path, strings.Count(before, "\n")+1, filepath.Join(dir, "secrets/mirror-password"))
 	if err == nil || err.Error() != wantText {
 		t.Errorf("Load = %v, want %s", err, wantText)
 	}

@@ -114,12 +114,19 @@ func (p *parser) checkAuthority(key string, a SSHAuthority, forges []string) {
 	}
 }
 
+// whoHint says what a principal's id is.
+const whoHint = "who shows it: the user's id at the forge, or a name of your own without a forge"
+
 // checkPrincipal checks who a credential stands for.
 func (p *parser) checkPrincipal(key string, who Principal, forges []string) {
-	p.required(key+".id", who.ID == "", "who shows it: the user's id at the forge, or a name of your own without a forge")
+	p.required(key+".id", who.ID == "", whoHint)
 	p.checkForgeOf(key+".forge", who.Forge, forges)
-	if who.Kind != "" && !slices.Contains([]string{"human", "ci", "service"}, who.Kind) && p.sound(key+".kind") {
-		p.add(key+".kind", fmt.Sprintf("no such kind: %q", who.Kind), "human, ci or service")
+	p.checkKind(key+".kind", who.Kind)
+}
+
+func (p *parser) checkKind(key, kind string) {
+	if kind != "" && !slices.Contains([]string{"human", "ci", "service"}, kind) && p.sound(key) {
+		p.add(key, fmt.Sprintf("no such kind: %q", kind), "human, ci or service")
 	}
 }
 

@@ -74,8 +74,9 @@ type Options struct {
 	Limits     httpd.Limits
 	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
 	Dir        string
-	Admins     []string // users who administer main
-	Review     bool     // add the zone "review", which has main as its base
+	Issuers    []authn.Issuer // of ID tokens
+	Admins     []string       // users who administer main
+	Review     bool           // add the zone "review", which has main as its base
 	JournalFS  audit.FS
 	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
@@ -231,11 +232,15 @@ func (g *Gate) assemble(o Options) {
 	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
+	keys, err := authn.NewSSHKeys(authn.SSHKeysConfig{Directory: g.Forges})
+	g.must(err, "know SSH keys")
+	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
+	g.must(err, "know ID tokens")
 	g.Gateway, err = gateway.New(gateway.Config{
-		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -285,7 +290,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 		clientCAs = g.CA.Pool()
 	}
 	door, err := httpd.New(httpd.Config{
-		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs), Mount: "/sstate", Limits: o.Limits,
+		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
 		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})

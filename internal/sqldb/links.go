@@ -9,8 +9,7 @@ import (
 	"github.com/lychgate/lychgate/authz/authn"
 )
 
-// ErrLinked is wrapped by what [DB.Link] returns for a subject that somebody else has claimed.
-var ErrLinked = errors.New("the identity belongs to another user already")
+var _ authn.Links = (*DB)(nil)
 
 // Linked returns the user who has claimed an identity provider's subject, or an error that wraps [authn.ErrNobody].
 func (db *DB) Linked(ctx context.Context, issuer, subject string) (authn.Principal, error) {
@@ -30,7 +29,7 @@ func (db *DB) Linked(ctx context.Context, issuer, subject string) (authn.Princip
 }
 
 // Link notes that an identity provider's subject is p. It is done when it returns nil, also when it was done before; a subject
-// that is another's is an error that wraps [ErrLinked].
+// that is another's is an error that wraps [authn.ErrLinked].
 func (db *DB) Link(ctx context.Context, issuer, subject string, p authn.Principal) error {
 	text, err := marshalPrincipal(authn.Principal{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: p.Kind})
 	if err != nil {
@@ -47,7 +46,7 @@ func (db *DB) Link(ctx context.Context, issuer, subject string, p authn.Principa
 			return err
 		}
 		if other, err := unmarshalPrincipal(old); err != nil || other.Key() != p.Key() {
-			return errors.Join(ErrLinked, err)
+			return errors.Join(authn.ErrLinked, err)
 		}
 		return nil
 	})
@@ -55,17 +54,4 @@ func (db *DB) Link(ctx context.Context, issuer, subject string, p authn.Principa
 		return fmt.Errorf("link: %w", err)
 	}
 	return nil
-}
-
-// Unlink forgets a link, and reports whether there was one.
-func (db *DB) Unlink(ctx context.Context, issuer, subject string) (was bool, err error) {
-	err = db.write(ctx, func(b *batch) error {
-		n, err := b.exec(ctx, deleteLink, issuer, subject)
-		was = n > 0
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("unlink: %w", err)
-	}
-	return was, nil
 }

@@ -86,5 +86,4 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(change), 0) + 1 FROM tok
 const (
 	insertLink = "INSERT INTO links (issuer, subject, principal, created) VALUES (?, ?, ?, ?)"
 	selectLink = "SELECT principal FROM links WHERE issuer = ? AND subject = ?"
-	deleteLink = "DELETE FROM links WHERE issuer = ? AND subject = ?"
 )
