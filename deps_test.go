@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"authz/authn":      0,
 	"gateway/upstream": 0,
 	"gateway/hashserv": 0,
+	"gateway/limit":    0,
 
 	"authz/provenance": 1,
 	"authz/forge":      1,
@@ -92,6 +93,7 @@ var modules = map[string]struct {
 	oldest   string
 	mends    string
 }{
+	"github.com/gliderlabs/ssh":    {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
 	"github.com/coreos/go-oidc/v3": {packages: []string{"authz/authn"}, why: "ID tokens: a second reading of the claims beside our own"},
 	"github.com/go-jose/go-jose/v4": {
 		packages: []string{"authz/authn"}, why: "signatures of ID tokens, and JSON Web Keys",
@@ -106,6 +108,7 @@ var modules = map[string]struct {
 		packages: []string{"policy"}, why: "Rego; a hundred modules come with it, so it stays behind authz.Policy",
 		oldest: "1.4.0", mends: "CVE-2025-46569",
 	},
+	"github.com/pkg/sftp":                               {packages: []string{"gateway/sshd"}, why: "the SFTP protocol of the ssh door"},
 	"github.com/prometheus/client_golang":               {packages: []string{"cmd/lychgate"}, why: "metrics are an admin listener's business; the house reports by callbacks"},
 	"github.com/schollz/progressbar/v3":                 {packages: []string{"internal/client", "cmd/lychgate"}, why: "push shows how far it is"},
 	"github.com/secure-systems-lab/go-securesystemslib": {packages: []string{"authz/provenance"}, why: "DSSE's pre-authentication encoding"},
@@ -127,7 +130,7 @@ var modules = map[string]struct {
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
 	"golang.org/x/sys":   {packages: []string{"gateway/audit", "gateway/upstream", "gateway", "internal/sqldb"}, why: "system calls that the standard library lacks"},
 	"golang.org/x/term":  {packages: []string{"internal/client", "cmd/lychgate"}, why: "is a person watching?"},
-	"golang.org/x/time":  {packages: []string{"gateway", "gateway/httpd"}, why: "rates"},
+	"golang.org/x/time":  {packages: []string{"gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
 	"modernc.org/sqlite": {packages: []string{"internal/sqldb"}, why: "records in one file, without cgo"},
 
 	"github.com/google/go-cmp":        {tests: true, why: "differences that can be read"},

@@ -22,7 +22,7 @@ const copyBytes = 256 << 10
 // recheckEvery is how often the right to an open transfer is asked for again.
 const recheckEvery = time.Second
 
-// Content is an object that the principal may read. It is for one goroutine.
+// Content is an object that the principal may read. It is for one goroutine, but for ReadAt.
 type Content struct {
 	Object
 	session *Session
@@ -31,8 +31,11 @@ type Content struct {
 	record  provenance.Record
 	request string
 	began   time.Time
-	sent    int64
-	failed  error
+
+	mu     sync.Mutex // guards what follows among callers of ReadAt
+	sent   int64
+	failed error
+	at     sections
 }
 
 // Cutter is a writer whose Write another goroutine can end: Cut makes the one under way and every later one fail.
@@ -185,6 +188,9 @@ func (c *Content) sized(obj *upstream.Object, err error) (io.ReadCloser, error) 
 
 // Close records what was really sent. status and rng are what the door answered with.
 func (c *Content) Close(status int, rng string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeSections()
 	e := c.session.event("transfer", c.request)
 	e.Action, e.Zone = string(authz.Read), c.record.Ref.Zone
 	e.Object = audit.Object{Path: c.Name, Digest: c.Digest.String(), Size: c.Size}

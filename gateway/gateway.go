@@ -115,10 +115,11 @@ type Gateway struct {
 	refused  *rate.Limiter // bounds how many refused credentials are recorded one by one
 	hidden   atomic.Int64  // refusals since the last recorded one
 
-	walking      keyedMutex // by owner: held while a directory is listed
-	settling     keyedMutex // by owner and zone: held while plain PUTs are matched with their statements
-	copyBuffers  sync.Pool  // *[]byte of copyBytes
-	chunkBuffers sync.Pool  // *[]byte of provenance.ChunkSize
+	walking      keyedMutex   // by owner: held while a directory is listed
+	settling     keyedMutex   // by owner and zone: held while plain PUTs are matched with their statements
+	copyBuffers  sync.Pool    // *[]byte of copyBytes
+	passed       atomic.Int64 // bytes that callers of ReadAt have read past
+	chunkBuffers sync.Pool    // *[]byte of provenance.ChunkSize
 }
 
 // New checks cfg and prepares the staging directory. It starts nothing.

@@ -73,9 +73,10 @@ func (s *Session) Open(ctx context.Context, zone, path string) (*Content, error)
 	if err != nil {
 		return nil, err
 	}
+	now := s.gate.Now()
 	return &Content{
 		Object: object(record), session: s, asked: ref, zone: s.gate.zones[record.Ref.Zone], record: record,
-		request: id, began: s.gate.Now(),
+		request: id, began: now, at: sections{checked: now},
 	}, nil
 }
 

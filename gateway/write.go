@@ -55,6 +55,13 @@ func (s *Session) recordBegin(m uploadMeta, up Upload) error {
 // owner is what uploads are kept under.
 func (s *Session) owner() string { return s.principal.Key() }
 
+// MayWrite returns nil when the principal may begin a write in a zone, and what it would be told of a zone that does not exist when
+// it may not.
+func (s *Session) MayWrite(ctx context.Context, zone string) error {
+	_, err := s.writable(ctx, zone)
+	return err
+}
+
 // writable returns the zone if the principal may begin a write there. Whether it may end it is decided at the
 // commit, on the verified statement.
 func (s *Session) writable(ctx context.Context, zone string) (Zone, error) {

@@ -30,12 +30,12 @@ func certificate(t testing.TB, change func(*ssh.Certificate)) *ssh.Certificate {
 		change(cert)
 	}
 	if cert.Signature == nil {
-		sign(t, cert, newKey(t, "ed25519 ca"))
+		certify(t, cert, newKey(t, "ed25519 ca"))
 	}
 	return cert
 }
 
-func sign(t testing.TB, cert *ssh.Certificate, ca ssh.Signer) {
+func certify(t testing.TB, cert *ssh.Certificate, ca ssh.Signer) {
 	t.Helper()
 	if err := cert.SignCert(rand.Reader, ca); err != nil {
 		t.Fatal(err)
@@ -68,8 +68,8 @@ func authority(t testing.TB, rules ...authn.PrincipalRule) authn.SSHAuthority {
 	}
 }
 
-func directory() *people {
-	return &people{names: map[string]authn.Principal{
+func directory() *folk {
+	return &folk{names: map[string]authn.Principal{
 		testForge + "/alice": user("42", "alice"), testForge + "/bob": user("43", "bob"), "other/carol": user("44", "carol"),
 	}}
 }
@@ -114,7 +114,7 @@ func TestSSHCertificateKinds(t *testing.T) {
 		for _, ca := range []string{"ed25519 ca", "rsa ca"} {
 			cert := certificate(t, func(c *ssh.Certificate) {
 				c.Key = key
-				sign(t, c, newKey(t, ca))
+				certify(t, c, newKey(t, ca))
 			})
 			// As it comes over the wire.
 			parsed, err := ssh.ParsePublicKey(cert.Marshal())
@@ -143,7 +143,7 @@ func TestHostileCertificates(t *testing.T) {
 	at := uint64(start.Unix())
 	signed := func(ca string, change func(*ssh.Certificate)) func(*ssh.Certificate) {
 		return func(c *ssh.Certificate) {
-			sign(t, c, newKey(t, ca))
+			certify(t, c, newKey(t, ca))
 			if change != nil {
 				change(c)
 			}
@@ -226,7 +226,7 @@ func TestHostileCertificates(t *testing.T) {
 // claims names an authority's key that cannot sign any more.
 func claims(t *testing.T, key string) func(*ssh.Certificate) {
 	return func(c *ssh.Certificate) {
-		sign(t, c, newKey(t, "ed25519 ca"))
+		certify(t, c, newKey(t, "ed25519 ca"))
 		c.SignatureKey = parsePublic(t, key)
 	}
 }
@@ -237,7 +237,7 @@ func sha1Signed(t *testing.T) func(*ssh.Certificate) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(c *ssh.Certificate) { sign(t, c, ca) }
+	return func(c *ssh.Certificate) { certify(t, c, ca) }
 }
 
 // authorityCert is a certificate for a key that may certify others, so it seems.
@@ -248,7 +248,7 @@ func authorityCert(t *testing.T) *ssh.Certificate {
 // TestAuthorityThatIsACertificate: the library refuses such a certificate when it comes over the wire.
 func TestAuthorityThatIsACertificate(t *testing.T) {
 	cert := certificate(t, func(c *ssh.Certificate) {
-		sign(t, c, newKey(t, "ed25519 ca"))
+		certify(t, c, newKey(t, "ed25519 ca"))
 		c.SignatureKey = authorityCert(t)
 	})
 	if _, err := ssh.ParsePublicKey(cert.Marshal()); err == nil {
@@ -413,7 +413,7 @@ func TestAuthorityKeysThatAreTooOld(t *testing.T) {
 	if p, err := s.Authenticate(t.Context(), shown(certificate(t, nil))); err != nil {
 		t.Errorf("by the other authority: %+v, %v", p, err)
 	}
-	old := certificate(t, func(c *ssh.Certificate) { sign(t, c, newKey(t, "rsa ca")) })
+	old := certificate(t, func(c *ssh.Certificate) { certify(t, c, newKey(t, "rsa ca")) })
 	if p, err := s.Authenticate(t.Context(), shown(old)); reasonOf(err) != "fault" {
 		t.Errorf("by the authority: %+v, %v", p, err)
 	}

@@ -130,8 +130,8 @@ func shown(key ssh.PublicKey) authn.Credential {
 	return authn.Credential{Key: authn.NewSSHKey(key, here)}
 }
 
-// people is a Directory of keys by fingerprint and of names at one forge.
-type people struct {
+// folk is a Directory of keys by fingerprint and of names at one forge.
+type folk struct {
 	mu    sync.Mutex // guards what follows
 	keys  map[string]authn.Principal
 	names map[string]authn.Principal // "FORGE/NAME"
@@ -141,7 +141,7 @@ type people struct {
 
 var errForgeDown = errors.New("the forge is down")
 
-func (d *people) answer(p authn.Principal, ok bool) (authn.Principal, error) {
+func (d *folk) answer(p authn.Principal, ok bool) (authn.Principal, error) {
 	d.asked++
 	switch {
 	case d.err != nil:
@@ -152,18 +152,18 @@ func (d *people) answer(p authn.Principal, ok bool) (authn.Principal, error) {
 	return p, nil
 }
 
-func (d *people) KeyOwner(_ context.Context, fingerprint string) (authn.Principal, error) {
+func (d *folk) KeyOwner(_ context.Context, fingerprint string) (authn.Principal, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p, ok := d.keys[fingerprint]
 	return d.answer(p, ok)
 }
 
-func (d *people) IdentityOwner(context.Context, string, string, string) (authn.Principal, error) {
+func (d *folk) IdentityOwner(context.Context, string, string, string) (authn.Principal, error) {
 	panic("an SSH key is no identity of an identity provider")
 }
 
-func (d *people) ByName(_ context.Context, forge, name string) (authn.Principal, error) {
+func (d *folk) ByName(_ context.Context, forge, name string) (authn.Principal, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p, ok := d.names[forge+"/"+name]

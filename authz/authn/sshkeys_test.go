@@ -20,9 +20,9 @@ type stale[T any] struct{ last T }
 func (s stale[T]) Current() (T, error) { return s.last, errors.New("not usable for 300 s") }
 
 // sshKeys knows alice's key at the forge.
-func sshKeys(t testing.TB, change func(*authn.SSHKeysConfig)) (*authn.SSHKeys, *people) {
+func sshKeys(t testing.TB, change func(*authn.SSHKeysConfig)) (*authn.SSHKeys, *folk) {
 	t.Helper()
-	who := &people{keys: map[string]authn.Principal{ssh.FingerprintSHA256(publicKey(t, "ed25519")): user("42", "alice")}}
+	who := &folk{keys: map[string]authn.Principal{ssh.FingerprintSHA256(publicKey(t, "ed25519")): user("42", "alice")}}
 	cfg := authn.SSHKeysConfig{Directory: who, Now: func() time.Time { return start }}
 	if change != nil {
 		change(&cfg)
@@ -54,7 +54,7 @@ func TestSSHKeyOfAUser(t *testing.T) {
 }
 
 func TestSSHKeyKinds(t *testing.T) {
-	who := &people{keys: make(map[string]authn.Principal)}
+	who := &folk{keys: make(map[string]authn.Principal)}
 	s := mustSSH(t, authn.SSHKeysConfig{Directory: who})
 	check := func(key ssh.PublicKey, want authn.Reason) {
 		t.Helper()
@@ -191,24 +191,24 @@ func TestAuthorizedKeyPrincipal(t *testing.T) {
 }
 
 // creator is a forge that forgets the rule about deploy keys: it names who added one.
-type creator struct{ people }
+type creator struct{ folk }
 
 // TestDeployKeyMappedToItsCreator shows why a Directory must not name the creator of a deploy key, and that a list of
 // authorized keys, where the key is meant to be somebody else's, at least notices.
 func TestDeployKeyMappedToItsCreator(t *testing.T) {
 	deployKey := publicKey(t, "ed25519 deploy")
-	forgetful := &creator{people{keys: map[string]authn.Principal{ssh.FingerprintSHA256(deployKey): user("42", "alice")}}}
+	forgetful := &creator{folk{keys: map[string]authn.Principal{ssh.FingerprintSHA256(deployKey): user("42", "alice")}}}
 	lists := []authn.AuthorizedKeys{listOf(t, ciBot, keyLine(t, "ed25519 deploy"))}
 	s := mustSSH(t, authn.SSHKeysConfig{Directory: forgetful, AuthorizedKeys: lists})
 	if p, err := s.Authenticate(t.Context(), shown(deployKey)); reasonOf(err) != authn.KeyRefused {
 		t.Errorf("a forgetful forge: %+v, %v", p, err)
 	}
 	// A forge that keeps the rule knows nobody: alone it lets nobody in, and the list is free to.
-	s = mustSSH(t, authn.SSHKeysConfig{Directory: new(people)})
+	s = mustSSH(t, authn.SSHKeysConfig{Directory: new(folk)})
 	if p, err := s.Authenticate(t.Context(), shown(deployKey)); reasonOf(err) != authn.UnknownKey {
 		t.Errorf("a good forge: %+v, %v", p, err)
 	}
-	s = mustSSH(t, authn.SSHKeysConfig{Directory: new(people), AuthorizedKeys: lists})
+	s = mustSSH(t, authn.SSHKeysConfig{Directory: new(folk), AuthorizedKeys: lists})
 	if p, err := s.Authenticate(t.Context(), shown(deployKey)); err != nil || p.Key() != ciBot.Key() {
 		t.Errorf("a good forge and a list: %+v, %v", p, err)
 	}

@@ -204,6 +204,7 @@ type gate struct {
 	journal *audit.Journal
 	tokens  *authn.Tokens
 	oidc    *authn.OIDC
+	metrics *metrics
 	clients clientCerts
 	gateway *gateway.Gateway
 }
@@ -222,6 +223,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 		return nil, errors.Join(err, journal.Close())
 	}
 	g := &gate{decider: d, journal: journal}
+	g.metrics = newMetrics(g)
 	if err := g.assemble(ctx); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
@@ -261,7 +263,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
-		Identities: g.oidc, Links: g.db,
+		Identities: g.oidc, Links: g.db, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,

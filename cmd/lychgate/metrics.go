@@ -9,7 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/gateway/sshd"
 )
 
 // metrics are what operators watch. No label is a user or an artifact, and none tells denied from absent.
@@ -17,6 +19,9 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	refusals *prometheus.CounterVec
+	ssh      *prometheus.CounterVec
+	sshTime  *prometheus.HistogramVec
 	counters sync.Map // observed to counters: finding them by their labels costs more than counting
 }
 
@@ -42,8 +47,18 @@ func newMetrics(g *gate) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
 		}, []string{"door", "route"}),
 	}
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lychgate_auth_refused_total", Help: "Credentials refused, by door and reason.",
+	}, []string{"door", "reason"})
+	m.ssh = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lychgate_ssh_operations_total", Help: "Handshakes and operations of the ssh door, by route and outcome.",
+	}, []string{"route", "outcome"})
+	m.sshTime = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "lychgate_ssh_operation_seconds", Help: "Time of handshakes and operations of the ssh door.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
+	}, []string{"route"})
 	m.registry.MustRegister(
-		m.requests, m.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.requests, m.seconds, m.refusals, m.ssh, m.sshTime, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lychgate_records", Help: "Published objects.",
 		}, func() float64 { return float64(g.db.Len()) }),
@@ -83,6 +98,17 @@ func (m *metrics) observe(o httpd.Observation) {
 	c := found.(*counters)
 	c.requests.Inc()
 	c.seconds.Observe(o.Took.Seconds())
+}
+
+// observeSSH counts a handshake or an operation of the ssh door.
+func (m *metrics) observeSSH(o sshd.Observation) {
+	m.ssh.WithLabelValues(o.Route, o.Outcome).Inc()
+	m.sshTime.WithLabelValues(o.Route).Observe(o.Took.Seconds())
+}
+
+// refused counts a credential that was not taken.
+func (m *metrics) refused(door string, why authn.Reason) {
+	m.refusals.WithLabelValues(door, string(why)).Inc()
 }
 
 func (m *metrics) handler() http.Handler {

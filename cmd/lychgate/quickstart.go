@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/config"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -27,8 +29,8 @@ import (
 
 // quickstart is a gate with everything embedded, ready to try.
 type quickstart struct {
-	dir, https, admin, sstate string
-	out                       io.Writer
+	dir, https, ssh, admin, sstate string
+	out                            io.Writer
 }
 
 func newQuickstart() *cobra.Command {
@@ -49,6 +51,7 @@ a configuration to begin with.`,
 	}
 	cmd.Flags().StringVar(&q.dir, "dir", filepath.Join("var", "quickstart"), "`directory` for everything it keeps")
 	cmd.Flags().StringVar(&q.https, "https", "127.0.0.1:8443", "`address` of the https door")
+	cmd.Flags().StringVar(&q.ssh, "ssh", "127.0.0.1:2222", "`address` of the ssh door")
 	cmd.Flags().StringVar(&q.admin, "admin", "127.0.0.1:9443", "`address` of the admin listener: health, metrics")
 	cmd.Flags().StringVar(&q.sstate, "sstate", "", "`directory` of a shared-state cache to publish instead of the example")
 	return cmd
@@ -111,7 +114,15 @@ func (q *quickstart) prepare() (*config.Config, error) {
 	if err := q.signingKey(); err != nil {
 		return nil, err
 	}
-	if err := writeOnce(q.path("forge.yaml"), quickstartForge); err != nil {
+	alice, err := q.sshKey("alice")
+	if err != nil {
+		return nil, err
+	}
+	bob, err := q.sshKey("bob")
+	if err != nil {
+		return nil, err
+	}
+	if err := writeOnce(q.path("forge.yaml"), fmt.Sprintf(quickstartForge, alice, bob)); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(q.path("lychgate.yaml"), []byte(q.config()), 0o600); err != nil {
@@ -119,6 +130,9 @@ func (q *quickstart) prepare() (*config.Config, error) {
 	}
 	cfg, err := config.Load(q.path("lychgate.yaml"))
 	if err != nil {
+		return nil, err
+	}
+	if err := q.knownHosts(cfg); err != nil {
 		return nil, err
 	}
 	ca, err := devca.Open(cfg.DevelopmentCADir(), time.Now)
@@ -139,6 +153,8 @@ https:
   audience: %q
   names: [%q, localhost]
   tls: {development_ca: true}
+ssh:
+  listen: %q
 admin:
   listen: %q
 zones:
@@ -151,14 +167,14 @@ signers:
     - {identity: ci, file: ci.pub}
 forges:
   - {name: git.example.com, type: static, file: forge.yaml}
-`, q.https, q.url(), host, q.admin)
+`, q.https, q.url(), host, q.ssh, q.admin)
 }
 
 // quickstartForge is the git server of the quickstart. Edit it while the gate runs: it takes a second.
 const quickstartForge = `hosts: [git.example.com]
 users:
-  - {id: alice, name: alice, kind: human}
-  - {id: bob, name: bob, kind: human}
+  - {id: alice, name: alice, kind: human, keys: [%q]}
+  - {id: bob, name: bob, kind: human, keys: [%q]}
   - {id: ci, name: ci, kind: ci}
 access:
   - {repos: ["**"], users: [alice, ci]}
@@ -186,6 +202,49 @@ func (q *quickstart) signingKey() error {
 		return err
 	}
 	return os.WriteFile(q.path("ci.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}), 0o600)
+}
+
+// sshKey makes the key that a user shows at the ssh door, unless it is there, and returns its public half.
+func (q *quickstart) sshKey(user string) (string, error) {
+	path := q.path(user + ".key")
+	text, err := os.ReadFile(path)
+	if err == nil {
+		key, err := ssh.ParsePrivateKey(text)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		return authorizedKey(key.PublicKey()), nil
+	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	block, err := ssh.MarshalPrivateKey(private, user)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		return "", err
+	}
+	public, err := ssh.NewPublicKey(private.Public())
+	if err != nil {
+		return "", err
+	}
+	return authorizedKey(public), nil
+}
+
+// authorizedKey is a key in the form of a .pub file's line.
+func authorizedKey(key ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// knownHosts writes down the ssh door's host key, so that trying it asks no questions.
+func (q *quickstart) knownHosts(cfg *config.Config) error {
+	keys, err := hostKeys(cfg)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(q.path("known_hosts"), []byte(sshd.KnownHosts(sshAddress(cfg), keys)), 0o600)
 }
 
 // writeOnce writes a file that a person may have changed since.
@@ -267,7 +326,7 @@ func (q *quickstart) greet(ctx context.Context, g *gate) error {
 		return fmt.Sprintf("%s get --gate %s --ca %s --token-file %s -o %s '%s'", self, q.url(), q.path("ca.pem"), q.path(user+".token"), q.path("got"), name)
 	}
 	_, err = fmt.Fprintf(q.out, `
-The gate is open: %s, admin on http://%s (healthz, readyz, metrics).
+The gate is open: %s, ssh on %s, admin on http://%s (healthz, readyz, metrics).
 Try these in another terminal:
 
 1. alice may read every repository, and gets this artifact:
@@ -279,9 +338,24 @@ Try these in another terminal:
 3. Why?
    %s explain --config %s --as bob '%s'
 
+4. The same by the SSH keys of the two, which the git server knows; whoami, token and help are commands too:
+   %s
+   %s
+
 Stop it with Ctrl-C. Everything it keeps is in %s.
-`, q.url(), q.admin, get("alice"), get("bob"), self, q.path("lychgate.yaml"), name, q.dir)
+`, q.url(), q.ssh, q.admin, get("alice"), get("bob"), self, q.path("lychgate.yaml"), name,
+		q.sshLine("scp -P", "alice", "gate:/main/"+name+" "+q.path("got")), q.sshLine("ssh -p", "bob", "gate whoami"), q.dir)
 	return err
+}
+
+// sshLine is a command line of an OpenSSH program that comes as user. In what follows, "gate" stands for the door's host.
+func (q *quickstart) sshLine(program, user, rest string) string {
+	host, port, _ := net.SplitHostPort(q.ssh)
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return fmt.Sprintf("%s %s -i %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s %s",
+		program, port, q.path(user+".key"), q.path("known_hosts"), strings.Replace(rest, "gate", host, 1))
 }
 
 // secretArtifact finds an archive, or else any object, that alice may read and bob may not.

@@ -65,26 +65,56 @@ func (g *gate) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin.tls: %w", err)
 	}
-	metrics := newMetrics(g)
-	door, err := g.httpsDoor(metrics)
+	https, err := g.httpsDoor()
 	if err != nil {
 		return err
 	}
-	https, err := net.Listen("tcp", g.cfg.HTTPS.Listen)
-	if err != nil {
-		return fmt.Errorf("open the https door: %w", err)
+	doors := []door{
+		{"https door", g.cfg.HTTPS.Listen, https.Serve},
+		{"admin listener", g.cfg.Admin.Listen, newAdmin(g, adminTLS).serve},
 	}
-	admin, err := net.Listen("tcp", g.cfg.Admin.Listen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("open the admin listener: %w", err), https.Close())
+	if g.cfg.SSH.Listen != "" {
+		ssh, err := g.sshDoor()
+		if err != nil {
+			return err
+		}
+		doors = append(doors, door{"ssh door", g.cfg.SSH.Listen, ssh.Serve})
 	}
-	return g.runAll(ctx, func(ctx context.Context) error { return door.Serve(ctx, https) },
-		func(ctx context.Context) error { return newAdmin(g, metrics, adminTLS).serve(ctx, admin) })
+	runners, err := listen(doors)
+	if err != nil {
+		return err
+	}
+	return g.runAll(ctx, runners)
+}
+
+// door is something that serves a listener until its context ends.
+type door struct {
+	name, address string
+	serve         func(ctx context.Context, ln net.Listener) error
+}
+
+// listen opens every door's listener, or none.
+func listen(doors []door) ([]runner, error) {
+	var open []net.Listener
+	var runners []runner
+	for _, d := range doors {
+		ln, err := net.Listen("tcp", d.address)
+		if err != nil {
+			errs := []error{fmt.Errorf("open the %s: %w", d.name, err)}
+			for _, other := range open {
+				errs = append(errs, other.Close())
+			}
+			return nil, errors.Join(errs...)
+		}
+		open = append(open, ln)
+		runners = append(runners, func(ctx context.Context) error { return d.serve(ctx, ln) })
+	}
+	return runners, nil
 }
 
 // runAll runs the doors and the parts behind them. The parts outlive the doors, so that what the doors still serve while
 // they drain is recorded.
-func (g *gate) runAll(ctx context.Context, https, admin runner) error {
+func (g *gate) runAll(ctx context.Context, open []runner) error {
 	behind, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
 	parts, behind := errgroup.WithContext(behind)
@@ -97,8 +127,9 @@ func (g *gate) runAll(ctx context.Context, https, admin runner) error {
 		})
 	}
 	doors, ctx := errgroup.WithContext(ctx)
-	doors.Go(func() error { return https(ctx) })
-	doors.Go(func() error { return admin(ctx) })
+	for _, serve := range open {
+		doors.Go(func() error { return serve(ctx) })
+	}
 	doors.Go(func() error {
 		select {
 		case <-behind.Done(): // a part failed
@@ -108,7 +139,7 @@ func (g *gate) runAll(ctx context.Context, https, admin runner) error {
 		}
 	})
 	g.lifecycle("start")
-	g.log.Info("the gate is open", "https", g.cfg.HTTPS.Listen, "admin", g.cfg.Admin.Listen, "zones", len(g.cfg.Zones), "records", g.db.Len())
+	g.log.Info("the gate is open", "https", g.cfg.HTTPS.Listen, "ssh", orWord(g.cfg.SSH.Listen, "closed"), "admin", g.cfg.Admin.Listen, "zones", len(g.cfg.Zones), "records", g.db.Len())
 	err := doors.Wait()
 	g.lifecycle("stop")
 	stopParts()
@@ -123,14 +154,14 @@ func (g *gate) lifecycle(what string) {
 	}
 }
 
-func (g *gate) httpsDoor(m *metrics) (*httpd.Server, error) {
+func (g *gate) httpsDoor() (*httpd.Server, error) {
 	tlsConfig, err := g.tlsConfig(g.cfg.HTTPS.TLS, g.clients, g.cfg.HTTPS.Names)
 	if err != nil {
 		return nil, fmt.Errorf("https.tls: %w", err)
 	}
 	l := g.cfg.Limits
 	return httpd.New(httpd.Config{
-		Gateway: g.gateway, TLS: tlsConfig, Mount: g.cfg.HTTPS.Mount, Observe: m.observe, Log: g.log,
+		Gateway: g.gateway, TLS: tlsConfig, Mount: g.cfg.HTTPS.Mount, Observe: g.metrics.observe, Log: g.log, SignIn: g.signIn(),
 		Limits: httpd.Limits{
 			Conns: l.Connections, ConnsPerAddress: l.ConnectionsPerAddress, RequestsPerPrincipal: l.RequestsPerPrincipal,
 			Streams: l.Streams, HeaderTimeout: l.HeaderRead, IdleTimeout: l.Idle, ProgressWindow: l.ProgressWindow,
@@ -171,12 +202,12 @@ type admin struct {
 	http *http.Server
 }
 
-func newAdmin(g *gate, m *metrics, tlsConfig *tls.Config) *admin {
+func newAdmin(g *gate, tlsConfig *tls.Config) *admin {
 	a := &admin{gate: g}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", a.ready)
-	mux.Handle("GET /metrics", m.handler())
+	mux.Handle("GET /metrics", g.metrics.handler())
 	a.http = &http.Server{
 		Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),

@@ -236,11 +236,11 @@ func (h *handler) read(into any, commas int) bool {
 // readAll reads a body into memory, of which one principal may hold only so many at once.
 func (h *handler) readAll(limit int64) ([]byte, bool) {
 	key := h.session.Principal().Key()
-	if !h.server.bodies.enter(key) {
+	if !h.server.bodies.Enter(key) {
 		busy(h.w)
 		return nil, false
 	}
-	defer h.server.bodies.leave(key)
+	defer h.server.bodies.Leave(key)
 	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
 	var tooLarge *http.MaxBytesError
 	switch {

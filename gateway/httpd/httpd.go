@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/limit"
 )
 
 // Config is what a Server is made of. Gateway, TLS and Mount are required.
@@ -101,8 +102,8 @@ type Server struct {
 	observe  func(Observation)
 	log      *slog.Logger
 	http     *http.Server
-	inFlight *counter // requests by principal
-	bodies   *counter // of them, those whose body is being read into memory
+	inFlight *limit.Counter // requests by principal
+	bodies   *limit.Counter // of them, those whose body is being read into memory
 
 	handlers sync.WaitGroup
 }
@@ -126,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 	if s.signIn, err = json.Marshal(cfg.SignIn); err != nil {
 		return nil, fmt.Errorf("httpd: encode how to sign in: %w", err)
 	}
-	s.inFlight, s.bodies = newCounter(s.limits.RequestsPerPrincipal), newCounter(bodiesPerPrincipal)
+	s.inFlight, s.bodies = limit.NewCounter(s.limits.RequestsPerPrincipal), limit.NewCounter(bodiesPerPrincipal)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,

@@ -45,11 +45,11 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 		return
 	}
 	key := session.Principal().Key()
-	if !s.inFlight.enter(key) {
+	if !s.inFlight.Enter(key) {
 		busy(w)
 		return
 	}
-	defer s.inFlight.leave(key)
+	defer s.inFlight.Leave(key)
 	segments, ok := target(r)
 	if !ok {
 		answer(w, http.StatusBadRequest, "bad request target")

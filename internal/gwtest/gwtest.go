@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -38,6 +39,7 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/gateway/upstream"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -80,7 +82,10 @@ type Options struct {
 	JournalFS  audit.FS
 	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
-	Uploads    gateway.Limits                        // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	SSH        bool                                  // open the ssh door too; every user of the forge file has a key
+	SSHLimits  sshd.Limits
+	SSHObserve func(sshd.Observation)
+	Uploads    gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -88,6 +93,8 @@ type Gate struct {
 	T        testing.TB
 	URL      string // https://127.0.0.1:PORT
 	Addr     string
+	SSHAddr  string // 127.0.0.1:PORT
+	HostKeys []ssh.Signer
 	Dir      string
 	CA       *devca.CA
 	DB       *sqldb.DB
@@ -106,6 +113,7 @@ type Gate struct {
 	mu       sync.Mutex // guards users, idle and refusals
 	users    map[string]*User
 	refusals map[authn.Reason]int
+	hasKeys  bool // the users in the forge file have SSH keys
 	stop     func()
 	idle     []func() // close what clients keep open, which a gate that stops waits for
 }
@@ -168,6 +176,7 @@ func (g *Gate) rules(o Options) {
 	if text == "" {
 		text = DefaultForge
 	}
+	g.hasKeys = o.SSH
 	g.WriteForge(text)
 	var err error
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
@@ -201,6 +210,9 @@ func (g *Gate) rules(o Options) {
 
 // WriteForge replaces the forge file; Static.Reload or time makes the gate follow.
 func (g *Gate) WriteForge(text string) {
+	if g.hasKeys {
+		text = withKeys(text)
+	}
 	g.must(os.WriteFile(g.Path("forge.yaml"), []byte(text), 0o600), "write the forge file")
 }
 
@@ -302,6 +314,10 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	behind, stopBehind := context.WithCancel(context.Background())
 	var doors, parts sync.WaitGroup
 	doors.Go(func() { _ = door.Serve(ctx, ln) })
+	if o.SSH {
+		door, ln := g.sshDoor(o)
+		doors.Go(func() { _ = door.Serve(ctx, ln) })
+	}
 	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run} {
 		parts.Go(func() { _ = run(behind) })
 	}
