@@ -299,6 +299,12 @@ func (l *login) byOIDC(ctx context.Context, info gateway.SignIn) (gateway.TokenR
 	if err != nil {
 		return gateway.TokenReply{}, err
 	}
+	holder := l.c
+	if l.link { // before a person is sent to a browser for nothing
+		if holder, err = l.open(); err != nil {
+			return gateway.TokenReply{}, usageError("--link needs a token that was made with your SSH key: %w", err)
+		}
+	}
 	person := client.Person{Issuer: issuer, HTTP: web, Out: l.cmd.ErrOrStderr(), Browser: browserHere()}
 	flow := person.Device
 	if l.browser || !l.device && person.Browser != nil && isTerminal(l.cmd) {
@@ -310,7 +316,7 @@ func (l *login) byOIDC(ctx context.Context, info gateway.SignIn) (gateway.TokenR
 		return gateway.TokenReply{}, err
 	}
 	if l.link {
-		if err := l.tie(ctx, who); err != nil {
+		if err := l.tie(ctx, holder, who); err != nil {
 			return gateway.TokenReply{}, err
 		}
 	}
@@ -330,14 +336,10 @@ Tell it once, by showing both at the same time:
 Where the gate has no ssh door, ask who runs it.`, printable(who.Subject), printable(who.Issuer), l.gate, l.gate)
 }
 
-// tie links the person to the user whose credential the client holds.
-func (l *login) tie(ctx context.Context, who client.Identity) error {
-	holder, err := l.open()
-	if err != nil {
-		return fmt.Errorf("--link needs a token that was made with your SSH key: %w", err)
-	}
+// tie links the person to the user whose credential the holder shows.
+func (l *login) tie(ctx context.Context, holder *client.Client, who client.Identity) error {
 	if err := holder.Link(ctx, who.IDToken); err != nil {
-		return fmt.Errorf("%w\n--link needs a token that was made with your SSH key or your client certificate: run lychgate login --gate %s --ssh first", err, l.gate)
+		return fmt.Errorf("%w\n--link needs a credential of your own, of a person whom the git server knows: run lychgate login --gate %s --ssh first", err, l.gate)
 	}
 	l.say("subject %s of %s is linked to you", printable(who.Subject), printable(who.Issuer))
 	return nil

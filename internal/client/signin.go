@@ -87,6 +87,10 @@ func (c *Client) Token(ctx context.Context, r gateway.TokenRequest) (gateway.Tok
 		return t, errors.New("make a token: it cannot live for less than no time")
 	}
 	err := c.send(ctx, request{op: "make a token", method: http.MethodPost, path: []string{"v1", "token"}, send: r, within: tokenTime, into: &t})
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized && refused.Hint == "" {
+		refused.Hint = "what was shown to it is not good there, or not any more"
+	}
 	if err != nil {
 		return gateway.TokenReply{}, err
 	}

@@ -88,7 +88,7 @@ func TestTokenOnce(t *testing.T) {
 		{"the answer is lost", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "make a token: "},
 		{"the gate is busy", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 503, "busy", "") }, "503: busy"},
 		{"too many", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, "429"},
-		{"refused", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, "run lychgate login"},
+		{"refused", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, "is not good there"},
 		{"another thing", func(w http.ResponseWriter, _ *http.Request) {
 			r := goodReply()
 			r.Token = "hunter2\nmachine evil"

@@ -104,8 +104,8 @@ func (d SSHDoor) Token(ctx context.Context, r gateway.TokenRequest) (gateway.Tok
 
 // args are those of ssh. The note is quoted as a shell would have it, which is how the gate reads it.
 func (d SSHDoor) args(r gateway.TokenRequest) ([]string, error) {
-	if strings.ContainsFunc(r.Note, func(c rune) bool { return c < ' ' || c == 0x7f }) {
-		return nil, errors.New("the note is no single line")
+	if strings.ContainsFunc(r.Note, func(c rune) bool { return c < ' ' || c >= 0x7f }) {
+		return nil, errors.New("the note: an ssh door takes one line of ASCII")
 	}
 	args := []string{"-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"}
 	if d.Port != 0 {

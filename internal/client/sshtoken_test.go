@@ -155,7 +155,9 @@ func TestSSHTokenFails(t *testing.T) {
 	if _, err := (SSHDoor{Program: filepath.Join(t.TempDir(), "none"), Host: "gate"}).Token(t.Context(), gateway.TokenRequest{}); err == nil || !strings.Contains(err.Error(), "run ssh") {
 		t.Errorf("without ssh: %v", err)
 	}
-	if _, err := (SSHDoor{Program: "ssh", Host: "gate"}).Token(t.Context(), gateway.TokenRequest{Note: "two\nlines"}); err == nil || !strings.Contains(err.Error(), "no single line") {
-		t.Errorf("two lines: %v", err)
+	for _, note := range []string{"two\nlines", "b\u00fcro", "\x1b"} {
+		if _, err := (SSHDoor{Program: "ssh", Host: "gate"}).Token(t.Context(), gateway.TokenRequest{Note: note}); err == nil || !strings.Contains(err.Error(), "one line of ASCII") {
+			t.Errorf("%q: %v", note, err)
+		}
 	}
 }
