@@ -226,7 +226,8 @@ func (l *login) signIn(ctx context.Context) (gateway.TokenReply, error) {
 	case len(info.People) > 0:
 		return l.byOIDC(ctx, info)
 	}
-	return gateway.TokenReply{}, errors.New("the gate names no way to sign in that works here: ask who runs it for its ssh door (--ssh HOST:PORT) or for a token (--token-file)")
+	return gateway.TokenReply{}, errors.New("the gate names no way to sign in that works here: " +
+		"ask who runs it for its ssh door (--ssh HOST:PORT) or for a token (--token-file)")
 }
 
 func sshProgram() string { return cmp.Or(os.Getenv("LYCHGATE_SSH"), "ssh") }
@@ -275,8 +276,8 @@ func (l *login) byCI(ctx context.Context, info gateway.SignIn) (gateway.TokenRep
 	l.say("signing in with the ID token of %s", from)
 	reply, err := l.c.As(token).Token(ctx, l.order())
 	if isUnauthorized(err) {
-		return reply, fmt.Errorf("%w\nThe gate did not take the job's ID token. Its audience must be %s, it can be used once, and the gate's configuration must have a rule for this job: ask who runs the gate",
-			err, printable(info.Resource))
+		return reply, fmt.Errorf("%w\nThe gate did not take the job's ID token. Its audience must be %s, it can be used once, "+
+			"and the gate's configuration must have a rule for this job: ask who runs the gate", err, printable(info.Resource))
 	}
 	return reply, err
 }

@@ -94,9 +94,11 @@ func (r *remote) netrcToken(host string) (authn.Secret, error) {
 	case err != nil:
 		return authn.Secret{}, usageError("no token, and %w", err)
 	case !ok:
-		return authn.Secret{}, usageError("no token for %s: run lychgate login --gate %s, or give --token-file FILE, or set LYCHGATE_TOKEN, or show a client certificate with --tls-cert and --tls-key", host, r.gate)
+		return authn.Secret{}, usageError("no token for %s: run lychgate login --gate %s, or give --token-file FILE, or set LYCHGATE_TOKEN, "+
+			"or show a client certificate with --tls-cert and --tls-key", host, r.gate)
 	case !client.IsGateToken(entry.Password):
-		return authn.Secret{}, usageError("no token: what %s holds for %s is no gate token, and is not shown to the gate: run lychgate login --gate %s", netrc.Path(), host, r.gate)
+		return authn.Secret{}, usageError("no token: what %s holds for %s is no gate token, and is not shown to the gate: run lychgate login --gate %s",
+			netrc.Path(), host, r.gate)
 	}
 	return entry.Password, nil
 }

@@ -2,8 +2,8 @@
 // of what was built from which sources.
 //
 // [Client] is the gate's API. [SSHDoor], [Person] and [CIJob] are how one signs in, and [Netrc] is where the token is kept.
-// [Derive] finds out, from the siginfo files of a shared-state cache, what every object was
-// built from, and [Client.Push] signs that and publishes it.
+// [Derive] finds out, from the siginfo files of a shared-state cache, what every object was built from, and [Client.Push]
+// signs that and publishes it.
 package client
 
 import (

@@ -128,7 +128,8 @@ func (n *Netrc) change(ctx context.Context, edit func(*netrcText) ([]byte, error
 		return nil, fmt.Errorf("write %s: %w", n.path, err)
 	}
 	if s.exposed() {
-		notes = append(notes, fmt.Sprintf("others could read %s (mode %04o), so BitBake ignored it: its mode is 0600 now; change the passwords in it that matter", n.path, s.info.Mode().Perm()))
+		notes = append(notes, fmt.Sprintf("others could read %s (mode %04o), so BitBake ignored it: its mode is 0600 now; "+
+			"change the passwords in it that matter", n.path, s.info.Mode().Perm()))
 	}
 	if err := pythonFault(text); err != nil {
 		notes = append(notes, fmt.Sprintf("BitBake will ignore %s, since Python cannot read all of it: %v", n.path, err))

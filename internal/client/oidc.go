@@ -195,7 +195,8 @@ func (p Person) Device(ctx context.Context) (Identity, error) {
 }
 
 func (p Person) inviteDevice(code *oauth2.DeviceAuthResponse) {
-	fmt.Fprintf(p.Out, "Open this page in a browser on any machine, and sign in:\n\n  %s\n\nIt asks for this code:\n\n  %s\n\n", printable(code.VerificationURI), printable(code.UserCode))
+	fmt.Fprintf(p.Out, "Open this page in a browser on any machine, and sign in:\n\n  %s\n\nIt asks for this code:\n\n  %s\n\n",
+		printable(code.VerificationURI), printable(code.UserCode))
 	if code.VerificationURIComplete != "" {
 		fmt.Fprintf(p.Out, "This address has the code in it already:\n\n  %s\n\n", words(code.VerificationURIComplete))
 	}
