@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-json-experiment/json"
@@ -104,9 +105,9 @@ func TestTokenOnce(t *testing.T) {
 		}, "redirects"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			asked := 0
+			var asked atomic.Int32
 			c, _ := gateOf(t, "a.b.c", func(w http.ResponseWriter, r *http.Request) {
-				asked++
+				asked.Add(1)
 				var req gateway.TokenRequest
 				if err := json.UnmarshalRead(r.Body, &req); err != nil || r.URL.Path != "/v1/token" || req.Seconds != 60 || req.Note != "laptop" {
 					t.Errorf("%s %+v %v", r.URL.Path, req, err)
@@ -117,8 +118,8 @@ func TestTokenOnce(t *testing.T) {
 				tt.serve(w, r)
 			})
 			reply, err := c.Token(t.Context(), gateway.TokenRequest{Seconds: 60, Note: "laptop"})
-			if asked != 1 {
-				t.Errorf("asked %d times", asked)
+			if n := asked.Load(); n != 1 {
+				t.Errorf("asked %d times", n)
 			}
 			if tt.want == "" && (err != nil || reply != goodReply()) || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("%+v, %v, want %q", reply, err, tt.want)
