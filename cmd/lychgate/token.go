@@ -231,16 +231,21 @@ func printable(s string) string {
 
 func newTokenRevoke() *cobra.Command {
 	var p tokenPlace
+	var user, forgeName string
 	cmd := &cobra.Command{
-		Use: "revoke ID...", Short: "Revoke tokens by the ids that list shows",
+		Use: "revoke ID...", Short: "Revoke tokens by the ids that list shows, or all of a user",
 		Long: `Revoke ends tokens: any in the database of --config, or, with --gate, your own at the gate. There, current is the id of the token
-that is shown.`,
-		Example: "  lychgate token revoke --gate https://gate.example.com:8443 tok-x3vq7c2mzk4w",
+that is shown. With --user it ends all tokens of a user, those that are being made included; it works on the database.`,
+		Example: "  lychgate token revoke --gate https://gate.example.com:8443 tok-x3vq7c2mzk4w\n  lychgate token revoke --user alice",
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			atGate, err := p.atGate(cmd)
 			switch {
 			case err != nil:
 				return err
+			case user != "" && (len(ids) > 0 || atGate):
+				return usageError("--user ends all tokens of a user in the gate's own database: give neither ids nor --gate with it")
+			case user != "":
+				return p.revokeUser(cmd, forgeName, user)
 			case len(ids) == 0:
 				return usageError("name at least one token id: lychgate token list shows them")
 			case atGate:
@@ -252,7 +257,24 @@ that is shown.`,
 		},
 	}
 	p.flags(cmd)
+	cmd.Flags().StringVar(&user, "user", "", "end all tokens of the user of this `name` at the forge")
+	cmd.Flags().StringVar(&forgeName, "forge", "", "`name` of the forge; needed when there are several")
 	return cmd
+}
+
+func (p *tokenPlace) revokeUser(cmd *cobra.Command, forgeName, user string) error {
+	return withTokens(cmd.Context(), p.configPath, func(d *decider, tokens *authn.Tokens) error {
+		who, err := d.findUser(cmd.Context(), forgeName, user)
+		if err != nil {
+			return err
+		}
+		n, err := tokens.RevokeAll(cmd.Context(), who)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "revoked %d of %s\n", n, who.Key())
+		return err
+	})
 }
 
 func (p *tokenPlace) revokeOwn(cmd *cobra.Command, ids []string) error {
