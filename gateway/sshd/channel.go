@@ -13,11 +13,8 @@ import (
 	"github.com/lychgate/lychgate/gateway/limit"
 )
 
-// What one channel may ask before it says what it is for, and for how long.
-const (
-	maxChannelRequests = 64
-	channelIdle        = 10 * time.Second
-)
+// maxChannelRequests is what one channel may ask that is refused.
+const maxChannelRequests = 64
 
 // serveChannel answers a channel of type "session", from its opening until the client has closed it.
 func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
@@ -75,7 +72,7 @@ func (ch *channel) serve(ctx context.Context, requests <-chan *gossh.Request) {
 	defer running.Wait()
 	defer cancel()
 	defer close(ch.closed)
-	idle := time.AfterFunc(channelIdle, ch.cut)
+	idle := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, ch.cut)
 	defer idle.Stop()
 	begun := false
 	for n := 1; ; n++ {
@@ -141,7 +138,7 @@ func (ch *channel) run(ctx context.Context, op operation) {
 // cut ends the channel: reads and writes under way fail once the client agrees, which it must do soon, or its connection ends.
 func (ch *channel) cut() {
 	ch.cutting.Do(func() {
-		patience := time.AfterFunc(channelIdle, func() { ch.conn.Close() })
+		patience := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, func() { ch.conn.Close() })
 		go func() {
 			<-ch.closed
 			patience.Stop()
