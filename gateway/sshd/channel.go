@@ -57,11 +57,11 @@ type channel struct {
 	conn     *conn
 	identity *identity
 	cutting  sync.Once
-	closed   chan struct{} // once the client has closed it too
+	patience *time.Timer // ends the connection of a client that does not close a channel that was cut; set by cutting
 }
 
 func newChannel(c *conn, ch gossh.Channel, id *identity) *channel {
-	return &channel{Channel: ch, conn: c, identity: id, closed: make(chan struct{})}
+	return &channel{Channel: ch, conn: c, identity: id}
 }
 
 // serve answers requests until the client has closed the channel. They are taken to the end even while an operation runs, since a
@@ -71,7 +71,7 @@ func (ch *channel) serve(ctx context.Context, requests <-chan *gossh.Request) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	defer close(ch.closed)
+	defer ch.gone()
 	idle := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, ch.cut)
 	defer idle.Stop()
 	begun := false
@@ -138,13 +138,17 @@ func (ch *channel) run(ctx context.Context, op operation) {
 // cut ends the channel: reads and writes under way fail once the client agrees, which it must do soon, or its connection ends.
 func (ch *channel) cut() {
 	ch.cutting.Do(func() {
-		patience := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, func() { ch.conn.Close() })
-		go func() {
-			<-ch.closed
-			patience.Stop()
-		}()
+		ch.patience = time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, func() { ch.conn.Close() })
 		_ = ch.Close()
 	})
+}
+
+// gone is for a channel that the client has closed. There is nothing left to cut.
+func (ch *channel) gone() {
+	ch.cutting.Do(func() {})
+	if ch.patience != nil {
+		ch.patience.Stop()
+	}
 }
 
 // subsystem lets the client speak SFTP until it ends the channel.

@@ -412,11 +412,13 @@ func TestDeafClient(t *testing.T) {
 // faulty is a journal that panics when it is told to.
 type faulty struct {
 	gateway.Journal
-	armed atomic.Bool
+	armed  atomic.Bool
+	panics atomic.Int32
 }
 
 func (f *faulty) Append(e *audit.Event) (uint64, error) {
 	if f.armed.Load() {
+		f.panics.Add(1)
 		panic(fmt.Sprintf("no room for %s\n\x1b[31m", e.Kind))
 	}
 	return f.Journal.Append(e)
@@ -439,6 +441,7 @@ func TestPanic(t *testing.T) {
 		c.Close()
 		t.Error("the door opened")
 	}
+	eventually(t, "both have panicked", func() bool { return journal.panics.Load() == 2 })
 	journal.armed.Store(false)
 	if r := run(t, bystander, "[ -f /main/"+name+" ]"); r.code != 0 {
 		t.Errorf("somebody else: %+v", r)
@@ -504,9 +507,14 @@ func TestDrainCuts(t *testing.T) {
 	}
 }
 
-func dialAddr(t *testing.T, g *gwtest.Gate, addr string) *ssh.Client {
+func dialAddr(t testing.TB, g *gwtest.Gate, addr string) *ssh.Client {
+	return dialAs(t, g, addr, "alice")
+}
+
+// dialAs opens a connection to another door of the gate.
+func dialAs(t testing.TB, g *gwtest.Gate, addr, user string) *ssh.Client {
 	t.Helper()
-	c, err := ssh.Dial("tcp", addr, clientConfig(g, "alice"))
+	c, err := ssh.Dial("tcp", addr, clientConfig(g, user))
 	if err != nil {
 		t.Fatal(err)
 	}
