@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -149,3 +150,8 @@ func open(t testing.TB, s *sshd.Server) (addr string, stop func() error) {
 	t.Cleanup(func() { _ = stop() })
 	return ln.Addr().String(), stop
 }
+
+// unwilling is a signer that shows its key and does not sign.
+type unwilling struct{ ssh.Signer }
+
+func (unwilling) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, io.ErrClosedPipe }
