@@ -200,4 +200,3 @@ func TestReads(t *testing.T) {
 		t.Errorf("bob sees %v, %v", list, err)
 	}
 }
-
