@@ -192,6 +192,9 @@ func TestNamespace(t *testing.T) {
 func keyPaths(t reflect.Type, prefix string) (paths []string) {
 	for i := range t.NumField() {
 		key, inner := prefix+t.Field(i).Tag.Get("yaml"), t.Field(i).Type
+		if inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
 		if inner.Kind() == reflect.Slice && inner.Elem().Kind() == reflect.Struct {
 			key, inner = key+"[]", inner.Elem()
 		}

@@ -72,6 +72,7 @@ type Authorizer struct {
 	policy    Policy
 	public    source.Patterns
 	chains    map[string][]string // a zone and, behind it, its bases
+	review    map[string]bool     // zones for builds that nobody vouches for
 	grants    []grant
 	now       func() time.Time
 
@@ -109,7 +110,11 @@ func New(c Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	grants, err := parseGrants(c.Grants, chains)
+	review, err := reviewZones(c.Zones, chains)
+	if err != nil {
+		return nil, err
+	}
+	grants, err := parseGrants(c.Grants, chains, review)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +123,7 @@ func New(c Config) (*Authorizer, error) {
 	}
 	return &Authorizer{
 		records: c.Records, forge: c.Forge, directory: c.Directory, policy: c.Policy,
-		public: slices.Clone(c.Public), chains: chains, grants: grants, now: c.Now,
+		public: slices.Clone(c.Public), chains: chains, review: review, grants: grants, now: c.Now,
 		seed:        maphash.MakeSeed(),
 		views:       make(map[viewKey]*view),
 		byPrincipal: make(map[*authn.Principal]*view),
@@ -148,6 +153,22 @@ func zoneChains(zones []artifact.Zone) (map[string][]string, error) {
 		}
 	}
 	return chains, nil
+}
+
+// reviewZones returns the zones for builds that nobody vouches for. Another that rests on one would serve such builds as its own.
+func reviewZones(zones []artifact.Zone, chains map[string][]string) (map[string]bool, error) {
+	review := make(map[string]bool)
+	for _, z := range zones {
+		review[z.Name] = z.Review
+	}
+	for _, z := range zones {
+		for _, base := range chains[z.Name] {
+			if review[base] && !z.Review {
+				return nil, fmt.Errorf("zone %q rests on the review zone %q: protected builds must not read what nobody vouches for", z.Name, base)
+			}
+		}
+	}
+	return review, nil
 }
 
 // InvalidateAll makes everything learnt so far worthless. Answers still on their way from a forge are discarded.

@@ -543,6 +543,10 @@ func TestNewRefuses(t *testing.T) {
 		{"configured twice", func(c *authz.Config) { c.Zones = append(c.Zones, c.Zones[0]) }},
 		{"unknown zone \"x\"", func(c *authz.Config) { c.Zones[0].Base = "x" }},
 		{"rests on itself", func(c *authz.Config) { c.Zones[0].Base = "review" }},
+		{"rests on the review zone", func(c *authz.Config) {
+			c.Zones = append(c.Zones, artifact.Zone{Name: "x", Review: true})
+			c.Zones[0].Base = "x"
+		}},
 		{"use writer or admin", func(c *authz.Config) { c.Grants[0].Role = "root" }},
 		{"configure the zone", func(c *authz.Config) { c.Grants[0].Zone = "x" }},
 		{"write FORGE/NAME", func(c *authz.Config) { c.Grants[0].Users = []string{"alice"} }},
@@ -556,6 +560,36 @@ func TestNewRefuses(t *testing.T) {
 		tt.change(&c)
 		if _, err := authz.New(c); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("error %v, want %q", err, tt.want)
+		}
+	}
+}
+
+// TestReviewJobsWriteToReviewZones: whatever the grants say, a job that nobody vouches for gets the writer's role in review zones and no
+// other role, and the same principal with a credential that somebody vouches for gets all.
+func TestReviewJobsWriteToReviewZones(t *testing.T) {
+	c := newWorld(t).config()
+	c.Zones[1].Review = true
+	c.Grants = nil
+	for _, zone := range []string{"main", "review"} {
+		for _, role := range []string{"writer", "admin"} {
+			c.Grants = append(c.Grants, authz.Grant{Role: role, Zone: zone, Users: []string{"/#job"}})
+		}
+	}
+	a, err := authz.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		review bool
+		want   string
+	}{
+		{false, "[admin:main admin:review writer:main writer:review]"},
+		{true, "[writer:review]"},
+		{false, "[admin:main admin:review writer:main writer:review]"},
+	} {
+		p, err := a.Identify(t.Context(), authn.Principal{ID: "job", Kind: authn.CI, Credential: "same", Review: row.review})
+		if err != nil || fmt.Sprint(p.Roles) != row.want {
+			t.Errorf("review %v: roles %v, %v", row.review, p.Roles, err)
 		}
 	}
 }

@@ -24,6 +24,7 @@ type Grant struct {
 // grant is a parsed Grant: what is granted, and to whom.
 type grant struct {
 	role          string // "writer:ZONE"
+	review        bool   // it may be given to a job that nobody vouches for
 	users, groups []grantee
 }
 
@@ -33,7 +34,7 @@ type grantee struct {
 	byID        bool
 }
 
-func parseGrants(list []Grant, zones map[string][]string) ([]grant, error) {
+func parseGrants(list []Grant, zones map[string][]string, review map[string]bool) ([]grant, error) {
 	var out []grant
 	for _, g := range list {
 		if g.Role != "writer" && g.Role != "admin" {
@@ -42,7 +43,7 @@ func parseGrants(list []Grant, zones map[string][]string) ([]grant, error) {
 		if zones[g.Zone] == nil {
 			return nil, fmt.Errorf("grant of role %q in zone %q: configure the zone, or correct its name", g.Role, g.Zone)
 		}
-		parsed := grant{role: g.Role + ":" + g.Zone}
+		parsed := grant{role: g.Role + ":" + g.Zone, review: g.Role == "writer" && review[g.Zone]}
 		for _, s := range g.Users {
 			who, err := parseGrantee(s, true)
 			if err != nil {
@@ -84,13 +85,17 @@ func parseGrantee(s string, user bool) (grantee, error) {
 	return grantee{forge: at, name: id, byID: true}, nil
 }
 
-// roles returns what the grants give p, sorted. An anonymous principal has none.
+// roles returns what the grants give p, sorted. An anonymous principal has none, and a job that nobody vouches for writes to
+// review zones at most.
 func (a *Authorizer) roles(p *authn.Principal) []string {
 	if p.Kind == authn.Anonymous || p.ID == "" {
 		return nil
 	}
 	var roles []string
 	for _, g := range a.grants {
+		if p.Review && !g.review {
+			continue
+		}
 		if slices.ContainsFunc(g.users, func(w grantee) bool { return w.isUser(p) }) ||
 			slices.ContainsFunc(g.groups, func(w grantee) bool { return w.isGroup(p) }) {
 			roles = append(roles, g.role)

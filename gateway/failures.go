@@ -32,12 +32,25 @@ const (
 type failures struct {
 	now func() time.Time
 
-	mu      sync.Mutex // guards failing
-	failing map[string]*rate.Limiter
+	mu      sync.Mutex // guards failing and what it holds
+	failing map[string]*failing
+}
+
+// failing is somebody who failed.
+type failing struct {
+	*rate.Limiter
+	spent bool // at the last failure
+}
+
+// fail counts a failure. It reports whether there were too many, and whether they became too many just now.
+func (f *failing) fail(now time.Time) (tooOften, first bool) {
+	was := f.spent
+	f.spent = !f.AllowN(now, 1)
+	return f.spent, f.spent && !was
 }
 
 func newFailures(now func() time.Time) *failures {
-	return &failures{now: now, failing: map[string]*rate.Limiter{}}
+	return &failures{now: now, failing: map[string]*failing{}}
 }
 
 // spent reports whether an address has failed too often to be looked into.
@@ -48,24 +61,26 @@ func (f *failures) spent(address netip.Addr) bool {
 	return l != nil && l.TokensAt(f.now()) < 1
 }
 
-// note counts a failure of an address, and of a subject unless it is empty. It reports whether one of them has failed too often.
-func (f *failures) note(address netip.Addr, subject string) (tooOften bool) {
+// note counts a failure of an address, and of a subject unless it is empty. It reports whether one of them has failed too often,
+// and whether that is new.
+func (f *failures) note(address netip.Addr, subject string) (tooOften, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	tooOften = !f.limiter(addressKey(address), addressRate, addressBurst).AllowN(now, 1)
-	if subject != "" && !f.limiter("subject "+subject, subjectRate, subjectBurst).AllowN(now, 1) {
-		tooOften = true
+	tooOften, first = f.of(addressKey(address), addressRate, addressBurst).fail(now)
+	if subject != "" {
+		subjectToo, subjectFirst := f.of("subject "+subject, subjectRate, subjectBurst).fail(now)
+		tooOften, first = tooOften || subjectToo, first || subjectFirst
 	}
-	return tooOften
+	return tooOften, first
 }
 
-// limiter returns the limiter of a key. The caller holds mu.
-func (f *failures) limiter(key string, each rate.Limit, burst int) *rate.Limiter {
+// of returns who has that key. The caller holds mu.
+func (f *failures) of(key string, each rate.Limit, burst int) *failing {
 	l := f.failing[key]
 	if l == nil {
 		f.makeRoom()
-		l = rate.NewLimiter(each, burst)
+		l = &failing{Limiter: rate.NewLimiter(each, burst)}
 		f.failing[key] = l
 	}
 	return l
@@ -115,9 +130,12 @@ func (g *Gateway) refuse(door Door, cause error) error {
 			r.Reason = "user_refused"
 		}
 	}
-	tooOften := errors.Is(cause, authn.ErrRefused) && g.failures.note(door.Remote.Addr(), r.Subject)
+	tooOften, first := false, false
+	if errors.Is(cause, authn.ErrRefused) {
+		tooOften, first = g.failures.note(door.Remote.Addr(), r.Subject)
+	}
 	g.Refused(door.Name, r.Reason)
-	if err := g.recordRefusal(door, cause, tooOften); err != nil {
+	if err := g.recordRefusal(door, cause, first); err != nil {
 		return err
 	}
 	switch {
@@ -129,9 +147,10 @@ func (g *Gateway) refuse(door Door, cause error) error {
 	return fmt.Errorf("%w: authenticate: %w", ErrUnavailable, cause)
 }
 
-// recordRefusal leaves an event, unless they come too fast to record each; then the next one counts them.
-func (g *Gateway) recordRefusal(door Door, cause error, tooOften bool) error {
-	if !g.refused.Allow() {
+// recordRefusal leaves an event, unless they come too fast to record each; then the next one counts them. That somebody is
+// throttled from now on is always recorded.
+func (g *Gateway) recordRefusal(door Door, cause error, throttledNow bool) error {
+	if !g.refused.Allow() && !throttledNow {
 		g.hidden.Add(1)
 		return nil
 	}
@@ -140,8 +159,8 @@ func (g *Gateway) recordRefusal(door Door, cause error, tooOften bool) error {
 		Actor:    audit.Actor{Remote: door.Remote.String()},
 		Decision: audit.Decision{Verdict: "deny", Reasons: []string{cause.Error()}, FactAge: -1},
 	}
-	if tooOften {
-		e.Decision.Reasons = append(e.Decision.Reasons, string(throttled)+": this address or credential was refused too often")
+	if throttledNow {
+		e.Decision.Reasons = append(e.Decision.Reasons, string(throttled)+": this address or credential was refused too often and has to wait")
 	}
 	if n := g.hidden.Swap(0); n > 0 {
 		e.Detail = fmt.Sprintf("%d more were refused before this one, too fast to record each", n)

@@ -58,6 +58,9 @@ func (p Part) String() string {
 type Zone struct {
 	Name string // one that [ValidZoneName] accepts
 	Base string // the zone that reads fall through to; empty for none
+	// Review marks a zone for builds that nobody vouches for: CI of branches that nobody protects, of forks and of pull requests
+	// may write there and nowhere else, and no other sort of zone may have it as its base.
+	Review bool
 }
 
 // ValidZoneName reports whether s may name a zone: 1 to 63 lower-case letters, digits and '-', the first and

@@ -14,6 +14,7 @@ const (
 	KeyRefused        Reason = "key_refused" // an SSH key or certificate that is known and may not be used, or not from there
 	CertificateUnfit  Reason = "certificate_unfit"
 	RevokedCredential Reason = "revoked_credential" // a certificate or key on a revocation list
+	RevocationUnknown Reason = "revocation_unknown" // a certificate whose revocation list ended, or is not there yet
 	BadIDToken        Reason = "bad_id_token"       // of no known issuer, not signed by it, not for this gate, expired
 	UnmappedIdentity  Reason = "unmapped_identity"  // a good ID token of somebody whom no rule maps to a user
 	Replayed          Reason = "replayed"           // an ID token that was exchanged before

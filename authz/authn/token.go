@@ -31,6 +31,9 @@ const (
 	tokenLen    = tokenBody + 6
 )
 
+// MaxTokenLife is the longest life of a token.
+const MaxTokenLife = 366 * 24 * time.Hour
+
 // ErrNoToken is wrapped by what a [TokenStore] returns for a token it does not hold, or that was revoked.
 var ErrNoToken = errors.New("no such token")
 
@@ -79,7 +82,7 @@ type TokensConfig struct {
 	// Key is the HMAC key, at least 32 random bytes, kept apart from the store: who reads the store alone can neither
 	// use nor test a token. Another key ends all tokens.
 	Key []byte
-	// MaxTTL is the longest life Mint gives; zero is 366 days.
+	// MaxTTL is the longest life Mint gives; zero is MaxTokenLife.
 	MaxTTL time.Duration
 	Now    func() time.Time // nil is time.Now
 }
@@ -113,7 +116,7 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	}
 	t := &Tokens{store: cfg.Store, maxTTL: cfg.MaxTTL, now: cfg.Now}
 	if t.maxTTL == 0 {
-		t.maxTTL = 366 * 24 * time.Hour
+		t.maxTTL = MaxTokenLife
 	}
 	if t.now == nil {
 		t.now = time.Now

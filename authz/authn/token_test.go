@@ -237,6 +237,8 @@ func (brokenStore) TokenByMAC(context.Context, [32]byte) (authn.TokenInfo, error
 
 func (brokenStore) PutToken(context.Context, [32]byte, authn.TokenInfo) error { return errBroken }
 
+func (brokenStore) Epoch(context.Context, string) (uint64, error) { return 0, errBroken }
+
 func TestStoreFaultIsARefusal(t *testing.T) {
 	good, _ := newTokens(t, new(tokentest.Memory))
 	secret, _ := mint(t, good)
@@ -245,9 +247,11 @@ func TestStoreFaultIsARefusal(t *testing.T) {
 	if !errors.Is(err, errBroken) || errors.Is(err, authn.ErrRefused) || errors.Is(err, authn.ErrNotMine) || p.ID != "" {
 		t.Fatalf("got %+v, %v; want the fault itself", p, err)
 	}
-	secret, info, err := broken.Mint(t.Context(), authn.Order{Principal: alice, TTL: time.Hour, Note: ""})
-	if !errors.Is(err, errBroken) || !secret.IsZero() || info.ID != "" {
-		t.Fatalf("mint gave %+v, %v", info, err)
+	for _, epoch := range []uint64{0, 1} { // not known, and known: then it is the token that cannot be kept
+		secret, info, err := broken.Mint(t.Context(), authn.Order{Principal: alice, TTL: time.Hour, Epoch: epoch})
+		if !errors.Is(err, errBroken) || !secret.IsZero() || info.ID != "" {
+			t.Fatalf("mint gave %+v, %v", info, err)
+		}
 	}
 }
 
@@ -392,7 +396,7 @@ func ExampleTokens_Mint() {
 		fmt.Println(err)
 		return
 	}
-	secret, _, err := tokens.Mint(context.Background(), authn.Order{Principal: alice, TTL: 8*time.Hour, Note: "laptop"})
+	secret, _, err := tokens.Mint(context.Background(), authn.Order{Principal: alice, TTL: 8 * time.Hour, Note: "laptop"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/lychgate/lychgate/authz/authn"
 )
@@ -10,6 +11,9 @@ import (
 // ErrNoUser says that a forge knows no user by that id, name or key. It is an answer, and final; any other error of a
 // [Directory] means that nothing was learnt.
 var ErrNoUser = errors.New("no such user at the forge")
+
+// ErrDeployKey says more of a key that is nobody's: it is nobody's at other forges either. It is an [ErrNoUser].
+var ErrDeployKey = fmt.Errorf("a deploy key: %w", ErrNoUser)
 
 // User is what a forge says of one of its users, now. It is shared and must not be changed.
 type User struct {
@@ -29,7 +33,9 @@ type Directory interface {
 }
 
 // KeyOwners is optional for a [Provider]: it finds the user with an SSH key. A deploy key is nobody's, whoever added it: the
-// error wraps [ErrNoUser], as it does for a key the forge does not know. It is safe for concurrent use and answers from memory.
+// error wraps [ErrDeployKey], and [ErrNoUser] for a key the forge does not know. A forge whose interface tells who created a deploy key
+// must not answer with that user: whoever holds the key would read all that its creator may. A blocked user is returned as one.
+// It is safe for concurrent use and answers from memory.
 type KeyOwners interface {
 	// KeyOwner takes "SHA256:...", as ssh-keygen -l prints it.
 	KeyOwner(ctx context.Context, fingerprint string) (User, error)

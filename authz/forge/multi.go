@@ -209,7 +209,8 @@ func (m *Multi) UserByName(ctx context.Context, forge, name string) (User, error
 	return d.UserByName(ctx, name)
 }
 
-// KeyOwner implements [authn.Directory]: every forge is asked, and a key with owners at two of them is nobody's.
+// KeyOwner implements [authn.Directory]: every forge is asked, since a key with owners at two of them may be neither's, and one that is a
+// deploy key at any is nobody's. A forge that does not answer is an error, also when another does.
 func (m *Multi) KeyOwner(ctx context.Context, fingerprint string) (authn.Principal, error) {
 	var found authn.Principal
 	for _, name := range m.order {
@@ -219,12 +220,14 @@ func (m *Multi) KeyOwner(ctx context.Context, fingerprint string) (authn.Princip
 		}
 		user, err := owners.KeyOwner(ctx, fingerprint)
 		switch {
+		case errors.Is(err, ErrDeployKey):
+			return authn.Principal{}, fmt.Errorf("%w: forge %q: %w", authn.ErrNobody, name, err)
 		case errors.Is(err, ErrNoUser):
 			continue
 		case err != nil:
 			return authn.Principal{}, fmt.Errorf("ask forge %q for the owner of a key: %w", name, err)
 		case found.Forge != "":
-			return authn.Principal{}, fmt.Errorf("%w: the key %s has owners at the forges %q and %q", authn.ErrNobody, clip(fingerprint), found.Forge, name)
+			return authn.Principal{}, fmt.Errorf("%w: the key %s has owners at the forges %q and %q", authn.ErrAmbiguous, clip(fingerprint), found.Forge, name)
 		}
 		found = principal(name, user)
 	}

@@ -50,9 +50,11 @@ type staticState struct {
 }
 
 var (
-	_ Provider  = (*Static)(nil)
-	_ Resolver  = (*Static)(nil)
-	_ Directory = (*Static)(nil)
+	_ Provider   = (*Static)(nil)
+	_ Resolver   = (*Static)(nil)
+	_ Directory  = (*Static)(nil)
+	_ KeyOwners  = (*Static)(nil)
+	_ Identities = (*Static)(nil)
 )
 
 // LoadStatic reads the file once. What is wrong in it is a [*FileError] with line and hint.
@@ -213,9 +215,23 @@ func (s *Static) UserByName(ctx context.Context, name string) (User, error) {
 	return s.user(func(st *staticState) *account { return st.byName[name] }, "name", name)
 }
 
-// KeyOwner returns the user with the SSH key of that fingerprint, "SHA256:...", or an error that wraps [ErrNoUser].
+// KeyOwner implements [KeyOwners]. A blocked user's key is still the user's: whether he may come in is asked when it is
+// known who he is.
 func (s *Static) KeyOwner(ctx context.Context, fingerprint string) (User, error) {
-	return s.user(func(st *staticState) *account { return st.byKey[fingerprint] }, "key", fingerprint)
+	var repo string // whose deploy key it is
+	user, err := s.user(func(st *staticState) *account {
+		repo = st.deploy[fingerprint]
+		return st.byKey[fingerprint]
+	}, "key", fingerprint)
+	if repo != "" && errors.Is(err, ErrNoUser) {
+		return User{}, fmt.Errorf("look up user by key %q of repository %q: %w", clip(fingerprint), clip(repo), ErrDeployKey)
+	}
+	return user, err
+}
+
+// IdentityOwner implements [Identities], blocked users as in KeyOwner.
+func (s *Static) IdentityOwner(ctx context.Context, issuer, subject string) (User, error) {
+	return s.user(func(st *staticState) *account { return st.byIdent[staticIdentity{issuer, subject}] }, "identity", subject)
 }
 
 // errStale says that the file has been unusable for longer than a fact may live.

@@ -32,10 +32,14 @@ const maxStaticFile = 8 << 20
 //	    kind: human                   # human (the default), ci or service
 //	    groups: [team-a]
 //	    keys: ["ssh-ed25519 AAAA... alice@laptop"]
+//	    identities:                   # who she is at identity providers: the iss and sub of their ID tokens
+//	      - {issuer: "https://idp.example.com", subject: "6f1c8e52"}
 //	    blocked: false
 //	repos_closed: false               # true: a path that is not under repos is no repository
 //	repos:
-//	  - {path: teamA/secret-tool, id: "17"}   # survives a rename: change the path, keep the id
+//	  - path: teamA/secret-tool
+//	    id: "17"                      # survives a rename: change the path, keep the id
+//	    deploy_keys: ["ssh-ed25519 AAAA... mirror"]   # nobody's: they open no door
 //	access:
 //	  - {repos: ["public/**"], users: ["*"]}          # "*" is every user of this file
 //	  - {repos: ["teamA/*"], groups: [team-a], users: [bob]}
@@ -50,17 +54,25 @@ type staticFile struct {
 }
 
 type staticUser struct {
-	ID      string     `yaml:"id"`
-	Name    string     `yaml:"name"`
-	Kind    authn.Kind `yaml:"kind"`
-	Groups  []string   `yaml:"groups"`
-	Keys    []string   `yaml:"keys"`
-	Blocked bool       `yaml:"blocked"`
+	ID         string           `yaml:"id"`
+	Name       string           `yaml:"name"`
+	Kind       authn.Kind       `yaml:"kind"`
+	Groups     []string         `yaml:"groups"`
+	Keys       []string         `yaml:"keys"`
+	Identities []staticIdentity `yaml:"identities"`
+	Blocked    bool             `yaml:"blocked"`
+}
+
+// staticIdentity is a subject of an identity provider. Both are compared exactly (OpenID Connect Core 1.0, section 5.7).
+type staticIdentity struct {
+	Issuer  string `yaml:"issuer"`
+	Subject string `yaml:"subject"`
 }
 
 type staticRepo struct {
-	Path string `yaml:"path"`
-	ID   string `yaml:"id"`
+	Path       string   `yaml:"path"`
+	ID         string   `yaml:"id"`
+	DeployKeys []string `yaml:"deploy_keys"`
 }
 
 type staticAccess struct {
@@ -70,21 +82,7 @@ type staticAccess struct {
 }
 
 // FileError is one thing wrong with the file of a [Static] forge, for the person who wrote it.
-type FileError struct {
-	File   string
-	Line   int // 0: the whole file
-	Reason string
-	Hint   string // what to do next
-}
-
-// Error prints "FILE:LINE: REASON: HINT".
-func (e *FileError) Error() string {
-	place := e.File
-	if e.Line > 0 {
-		place += ":" + strconv.Itoa(e.Line)
-	}
-	return fmt.Sprintf("%s: %s: %s", place, e.Reason, e.Hint)
-}
+type FileError = authn.FileError
 
 // snapshot is one parsed file. It never changes.
 type snapshot struct {
@@ -94,9 +92,11 @@ type snapshot struct {
 	hosts    []string
 	byID     map[string]*account
 	byName   map[string]*account
-	byKey    map[string]*account // by fingerprint
-	repoID   map[string]string   // declared repositories: path to id
-	repoPath map[string]string   // and id to path
+	byKey    map[string]*account         // by fingerprint
+	byIdent  map[staticIdentity]*account // by what an identity provider calls them
+	deploy   map[string]string           // fingerprints of deploy keys, with the path of a repository that has them
+	repoID   map[string]string           // declared repositories: path to id
+	repoPath map[string]string           // and id to path
 	closed   bool
 }
 
@@ -121,6 +121,8 @@ func parseStatic(name string, data []byte) (*snapshot, error) {
 		byID:     make(map[string]*account),
 		byName:   make(map[string]*account),
 		byKey:    make(map[string]*account),
+		byIdent:  make(map[staticIdentity]*account),
+		deploy:   make(map[string]string),
 		repoID:   make(map[string]string),
 		repoPath: make(map[string]string),
 	}}
@@ -171,7 +173,7 @@ func (c *compiler) badYAML(err error) error {
 	}
 	if m := unknownKey.FindStringSubmatch(e.Reason); m != nil {
 		e.Reason = fmt.Sprintf("unknown key %q", m[1])
-		e.Hint = "known are hosts, users (id, name, kind, groups, keys, blocked), repos (path, id), repos_closed and access (repos, users, groups)"
+		e.Hint = "known are hosts, users (id, name, kind, groups, keys, identities, blocked), repos (path, id, deploy_keys), repos_closed and access (repos, users, groups)"
 	}
 	return e
 }
@@ -256,7 +258,10 @@ func (c *compiler) user(i int, u staticUser) error {
 	groups := slices.Compact(slices.Sorted(slices.Values(u.Groups)))
 	a := &account{user: User{ID: u.ID, Name: u.Name, Kind: u.Kind, Groups: groups, Blocked: u.Blocked}}
 	c.snap.byID[u.ID], c.snap.byName[u.Name] = a, a
-	return c.userKeys(i, u, a)
+	if err := c.userKeys(i, u, a); err != nil {
+		return err
+	}
+	return c.userIdentities(i, u, a)
 }
 
 func (c *compiler) userKeys(i int, u staticUser, a *account) error {
@@ -269,6 +274,21 @@ func (c *compiler) userKeys(i int, u staticUser, a *account) error {
 			return c.wrong(fmt.Sprintf("users %q and %q have the same key %s", other.user.Name, u.Name, print), "a key must name one user; remove it from one of them", "users", i, "keys", j)
 		}
 		c.snap.byKey[print] = a
+	}
+	return nil
+}
+
+func (c *compiler) userIdentities(i int, u staticUser, a *account) error {
+	for j, identity := range u.Identities {
+		if identity.Issuer == "" || identity.Subject == "" {
+			return c.wrong(fmt.Sprintf("an identity of user %q is not complete", u.Name),
+				"give it the issuer and the subject of the ID token (iss and sub)", "users", i, "identities", j)
+		}
+		if other := c.snap.byIdent[identity]; other != nil {
+			return c.wrong(fmt.Sprintf("users %q and %q have the same identity %q", other.user.Name, u.Name, clip(identity.Subject)),
+				"an identity must name one user; remove it from one of them", "users", i, "identities", j)
+		}
+		c.snap.byIdent[identity] = a
 	}
 	return nil
 }
@@ -320,8 +340,28 @@ func (c *compiler) repos() error {
 			return c.wrong(fmt.Sprintf("repositories %q and %q have the same id %q", clip(other), clip(r.Path), clip(r.ID)), "give each an id of its own", "repos", i, "id")
 		}
 		c.snap.repoID[r.Path], c.snap.repoPath[r.ID] = r.ID, r.Path
+		if err := c.deployKeys(i, r); err != nil {
+			return err
+		}
 	}
 	c.snap.closed = c.file.ReposClosed
+	return nil
+}
+
+// deployKeys takes note of keys that must never be taken for a person's, least of all for who added them. Several
+// repositories may share one.
+func (c *compiler) deployKeys(i int, r staticRepo) error {
+	for j, line := range r.DeployKeys {
+		print, err := fingerprint(line)
+		if err != nil {
+			return c.wrong(fmt.Sprintf("a deploy key of repository %q: %v", clip(r.Path), err), "paste the line of the .pub file, without options", "repos", i, "deploy_keys", j)
+		}
+		if owner := c.snap.byKey[print]; owner != nil {
+			return c.wrong(fmt.Sprintf("the deploy key %s of repository %q is also a key of user %q", print, clip(r.Path), owner.user.Name),
+				"a deploy key is nobody's; remove it from the user, or from the repository if it never was one", "repos", i, "deploy_keys", j)
+		}
+		c.snap.deploy[print] = r.Path
+	}
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/lychgate/lychgate/authz/authn"
 )
 
 // AllowedSigners is a parsed allowed_signers file, the one that `ssh-keygen -Y verify` reads (ssh-keygen(1)):
@@ -90,12 +92,16 @@ func parseSignerLine(text string, loc *time.Location) (*signerLine, error) {
 	if l.principals, text, err = cutPrincipals(text); err != nil {
 		return nil, err
 	}
-	if !startsWithKey(text) {
-		if text, err = l.parseOptions(text, loc); err != nil {
+	options, text, err := authn.CutSSHOptions(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range options {
+		if err := l.setOption(o, loc); err != nil {
 			return nil, err
 		}
 	}
-	if l.key, err = parseKeyFields(text); err != nil {
+	if l.key, err = authn.ParseSSHKey(text); err != nil {
 		return nil, err
 	}
 	return l, l.check()
@@ -121,122 +127,25 @@ func cutPrincipals(text string) (principals, rest string, err error) {
 	return principals, strings.TrimLeft(rest, " \t"), nil
 }
 
-// startsWithKey says that a key type comes next; no option's name begins like one.
-func startsWithKey(text string) bool {
-	return strings.HasPrefix(text, "ssh-") || strings.HasPrefix(text, "ecdsa-") || strings.HasPrefix(text, "sk-")
-}
-
-// parseKeyFields reads "keytype base64 [comment]".
-func parseKeyFields(text string) (ssh.PublicKey, error) {
-	fields := strings.Fields(text)
-	if len(fields) < 2 {
-		return nil, errors.New("there is no key")
+func (l *signerLine) setOption(o authn.SSHOption, loc *time.Location) (err error) {
+	if o.HasValue == (o.Name == "cert-authority") {
+		return fmt.Errorf("option %.80q is not a known one, or its value is missing or too much", o.Name)
 	}
-	key, comment, options, _, err := ssh.ParseAuthorizedKey([]byte(fields[0] + " " + fields[1]))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read key: %w", err)
-	case comment != "" || len(options) != 0 || key.Type() != fields[0]:
-		return nil, fmt.Errorf("the key is not of type %.80q", fields[0])
-	}
-	if _, ok := key.(*ssh.Certificate); ok {
-		return nil, errors.New("this is a certificate; list its authority's key with cert-authority")
-	}
-	return key, checkSSHKey(key)
-}
-
-// parseOptions reads the options and returns what follows them.
-func (l *signerLine) parseOptions(text string, loc *time.Location) (rest string, err error) {
-	seen := make(map[string]bool)
-	for {
-		end := strings.IndexAny(text, "=, \t")
-		if end < 0 {
-			return "", errors.New("there is no key after the options")
-		}
-		name, value := strings.ToLower(text[:end]), ""
-		hasValue := text[end] == '='
-		text = text[end:]
-		if hasValue {
-			if value, text, err = cutQuoted(text[1:]); err != nil {
-				return "", fmt.Errorf("option %.80q: %w", name, err)
-			}
-		}
-		if seen[name] {
-			return "", fmt.Errorf("option %.80q stands twice", name)
-		}
-		seen[name] = true
-		if err := l.setOption(name, value, hasValue, loc); err != nil {
-			return "", err
-		}
-		switch {
-		case strings.HasPrefix(text, ","):
-			text = text[1:]
-		case strings.HasPrefix(text, " "), strings.HasPrefix(text, "\t"):
-			return strings.TrimLeft(text, " \t"), nil
-		default:
-			return "", fmt.Errorf("option %.80q is not followed by a comma or a space", name)
-		}
-	}
-}
-
-func (l *signerLine) setOption(name, value string, hasValue bool, loc *time.Location) (err error) {
-	if hasValue == (name == "cert-authority") {
-		return fmt.Errorf("option %.80q is not a known one, or its value is missing or too much", name)
-	}
-	switch name {
+	switch o.Name {
 	case "cert-authority":
 		l.authority = true
 	case "namespaces":
-		if l.namespaces = value; value == "" {
+		if l.namespaces = o.Value; o.Value == "" {
 			return errors.New("option \"namespaces\" is empty")
 		}
 	case "valid-after":
-		l.after, err = parseSignerTime(value, loc)
+		l.after, err = authn.ParseSSHTime(o.Value, loc)
 	case "valid-before":
-		l.before, err = parseSignerTime(value, loc)
+		l.before, err = authn.ParseSSHTime(o.Value, loc)
 	default:
-		err = fmt.Errorf("option %.80q is not a known one", name)
+		err = fmt.Errorf("option %.80q is not a known one", o.Name)
 	}
 	return err
-}
-
-// cutQuoted reads a text in double quotes, within which \" stands for a quote.
-func cutQuoted(text string) (value, rest string, err error) {
-	if !strings.HasPrefix(text, `"`) {
-		return "", "", errors.New("the value must stand in double quotes")
-	}
-	var b strings.Builder
-	for i := 1; i < len(text); i++ {
-		switch {
-		case text[i] == '"':
-			return b.String(), text[i+1:], nil
-		case text[i] == '\\' && i+1 < len(text) && text[i+1] == '"':
-			i++
-		}
-		b.WriteByte(text[i])
-	}
-	return "", "", errors.New("a quote does not end")
-}
-
-// parseSignerTime reads the forms of ssh-keygen.
-func parseSignerTime(text string, loc *time.Location) (time.Time, error) {
-	digits := text
-	for _, suffix := range []string{"Z", "UTC"} {
-		if cut := len(text) - len(suffix); cut > 0 && strings.EqualFold(text[cut:], suffix) {
-			digits, loc = text[:cut], time.UTC
-			break
-		}
-	}
-	layouts := map[int]string{8: "20060102", 12: "200601021504", 14: "20060102150405"}
-	layout, ok := layouts[len(digits)]
-	if !ok || strings.Trim(digits, "0123456789") != "" {
-		return time.Time{}, fmt.Errorf("time %.40q: want YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z for UTC", text)
-	}
-	t, err := time.ParseInLocation(layout, digits, loc)
-	if err != nil || t.Year() < 1970 { // the zero time must not pass for no bound
-		return time.Time{}, fmt.Errorf("time %.40q: there is no such time", text)
-	}
-	return t, nil
 }
 
 func (l *signerLine) check() error {

@@ -14,6 +14,8 @@ import (
 	"fmt"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/lychgate/lychgate/authz/authn"
 )
 
 // Signer makes one signature of an envelope. Sign gets the DSSE pre-authentication encoding and returns the raw
@@ -107,7 +109,7 @@ func LoadSSHSigner(pemBytes, passphrase []byte) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load SSH key: %w", err)
 	}
-	if err := checkSSHKey(s.PublicKey()); err != nil {
+	if err := authn.CheckSSHKey(s.PublicKey()); err != nil {
 		return nil, fmt.Errorf("load SSH key: %w", err)
 	}
 	return s, nil

@@ -3,7 +3,6 @@ package provenance
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -12,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/lychgate/lychgate/authz/authn"
 )
 
 // An SSHSIG blob, as OpenSSH's PROTOCOL.sshsig has it:
@@ -27,7 +28,6 @@ const (
 	armorBegin    = "-----BEGIN SSH SIGNATURE-----"
 	armorEnd      = "-----END SSH SIGNATURE-----"
 	maxSSHSIG     = 64 << 10 // bytes of a blob; an RSA certificate by an RSA authority takes 4 KiB
-	minRSABits    = 2048
 )
 
 // Namespace keeps signatures on statements apart from all others that the same SSH key makes.
@@ -90,7 +90,7 @@ func (w *sshsigWire) signature() (*SSHSignature, error) {
 	if !bytes.Equal(key.Marshal(), w.PublicKey) {
 		return nil, errors.New("the public key is not written in its one form")
 	}
-	if err := checkSSHKey(key); err != nil {
+	if err := authn.CheckSSHKey(key); err != nil {
 		return nil, err
 	}
 	signature, err := parseInnerSignature(w.Signature, plainKey(key).Type())
@@ -184,7 +184,7 @@ func signingKey(signer ssh.Signer) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, checkSSHKey(key)
+	return key, authn.CheckSSHKey(key)
 }
 
 // signModern keeps RSA away from SHA-1, which ssh.Signer.Sign would use.
@@ -221,23 +221,6 @@ func sshsigMessage(namespace, hash string, message []byte) ([]byte, error) {
 		return nil, fmt.Errorf("hash algorithm %q is unknown", hash)
 	}
 	return append([]byte(sshsigMagic), ssh.Marshal(w)...), nil
-}
-
-// checkSSHKey asks for a kind of key whose signatures we accept; of a certificate, for the certified key's. Whether
-// the certificate itself is good, AllowedSigners says.
-func checkSSHKey(key ssh.PublicKey) error {
-	key = plainKey(key)
-	switch key.Type() {
-	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
-		ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
-		return nil
-	case ssh.KeyAlgoRSA:
-		if k, ok := key.(ssh.CryptoPublicKey).CryptoPublicKey().(*rsa.PublicKey); !ok || k.N.BitLen() < minRSABits {
-			return fmt.Errorf("RSA keys need at least %d bits; use an ed25519 key", minRSABits)
-		}
-		return nil
-	}
-	return fmt.Errorf("keys of type %q are not accepted; use an ed25519 key", key.Type())
 }
 
 // plainKey returns the key that a certificate certifies, or the key itself.

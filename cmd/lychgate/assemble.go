@@ -130,7 +130,7 @@ func publicPatterns(texts []string) ([]source.Pattern, error) {
 func zoneNames(cfg *config.Config) []artifact.Zone {
 	zones := make([]artifact.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base}
+		zones[i] = artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}
 	}
 	return zones
 }
@@ -203,6 +203,7 @@ type gate struct {
 	*decider
 	journal *audit.Journal
 	tokens  *authn.Tokens
+	clients clientCerts
 	gateway *gateway.Gateway
 }
 
@@ -231,7 +232,7 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
 
 func (g *gate) assemble(ctx context.Context) error {
-	authenticator, err := g.authenticator()
+	authenticator, err := g.authenticator(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,17 +269,19 @@ func (g *gate) assemble(ctx context.Context) error {
 	return err
 }
 
-func (g *gate) authenticator() (authn.Authenticator, error) {
+func (g *gate) authenticator(ctx context.Context) (authn.Authenticator, error) {
 	var err error
 	if g.tokens, err = newTokens(g.cfg, g.db); err != nil {
 		return nil, err
 	}
+	if err := g.loadClientCerts(ctx); err != nil {
+		return nil, err
+	}
 	rules := make([]authn.CertificateRule, len(g.cfg.Certificates))
 	for i, c := range g.cfg.Certificates {
-		p := c.Principal
-		rules[i] = authn.CertificateRule{URI: c.URI, SPKI: c.SPKI, Principal: authn.Principal{Forge: p.Forge, ID: p.ID, Name: p.Name, Kind: authn.Kind(p.Kind)}}
+		rules[i] = certificateRule(c)
 	}
-	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules})
+	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: rules, Revoked: g.clients.revoked(), Directory: g.forges})
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +292,7 @@ func (g *gate) authenticator() (authn.Authenticator, error) {
 func servedZones(cfg *config.Config) ([]gateway.Zone, error) {
 	zones := make([]gateway.Zone, len(cfg.Zones))
 	for i, z := range cfg.Zones {
-		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base}}
+		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}}
 		mirror, err := openMirror(z)
 		if err != nil {
 			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)

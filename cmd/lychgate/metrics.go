@@ -54,6 +54,12 @@ func newMetrics(g *gate) *metrics {
 			Name: "lychgate_policy_current", Help: "1 while the policy in force is the one on disk; at 0 the last good one is kept.",
 		}, func() float64 { return oneIf(g.policy.Status().Error == "") }),
 	)
+	if lists := g.clients.lists; lists != nil {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lychgate_client_crl_seconds_left",
+			Help: "Until the first revocation list of client certificates ends; at 0 and below certificates are refused.",
+		}, func() float64 { return lists.Left().Seconds() }))
+	}
 	return m
 }
 

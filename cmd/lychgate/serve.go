@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +61,7 @@ func newLog(cmd *cobra.Command, format string) (*slog.Logger, error) {
 
 // serve listens, runs every part until ctx ends or one of them fails, and returns once all have stopped.
 func (g *gate) serve(ctx context.Context) error {
-	adminTLS, err := g.tlsConfig(g.cfg.Admin.TLS, nil, []string{"localhost", "127.0.0.1", "::1"})
+	adminTLS, err := g.tlsConfig(g.cfg.Admin.TLS, clientCerts{}, []string{"localhost", "127.0.0.1", "::1"})
 	if err != nil {
 		return fmt.Errorf("admin.tls: %w", err)
 	}
@@ -127,11 +124,7 @@ func (g *gate) lifecycle(what string) {
 }
 
 func (g *gate) httpsDoor(m *metrics) (*httpd.Server, error) {
-	clientCAs, err := readPool(string(g.cfg.HTTPS.ClientCA))
-	if err != nil {
-		return nil, fmt.Errorf("https.client_ca: %w", err)
-	}
-	tlsConfig, err := g.tlsConfig(g.cfg.HTTPS.TLS, clientCAs, g.cfg.HTTPS.Names)
+	tlsConfig, err := g.tlsConfig(g.cfg.HTTPS.TLS, g.clients, g.cfg.HTTPS.Names)
 	if err != nil {
 		return nil, fmt.Errorf("https.tls: %w", err)
 	}
@@ -149,7 +142,7 @@ func (g *gate) httpsDoor(m *metrics) (*httpd.Server, error) {
 
 // tlsConfig returns what a listener speaks, nil when t is zero, and adds what keeps its certificate current to the
 // runners.
-func (g *gate) tlsConfig(t config.TLS, clientCAs *x509.CertPool, names []string) (*tls.Config, error) {
+func (g *gate) tlsConfig(t config.TLS, clients clientCerts, names []string) (*tls.Config, error) {
 	switch {
 	case t.DevelopmentCA:
 		ca, err := devca.Open(g.cfg.DevelopmentCADir(), time.Now)
@@ -160,7 +153,7 @@ func (g *gate) tlsConfig(t config.TLS, clientCAs *x509.CertPool, names []string)
 		if err != nil {
 			return nil, err
 		}
-		return servertls.Config(leaf.GetCertificate, clientCAs), nil
+		return servertls.Config(leaf.GetCertificate, clients.pool, clients.revoked()), nil
 	case t.IsZero():
 		return nil, nil
 	}
@@ -169,22 +162,7 @@ func (g *gate) tlsConfig(t config.TLS, clientCAs *x509.CertPool, names []string)
 		return nil, err
 	}
 	g.runners = append(g.runners, r.Run)
-	return servertls.Config(r.GetCertificate, clientCAs), nil
-}
-
-func readPool(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", filepath.Base(path))
-	}
-	return pool, nil
+	return servertls.Config(r.GetCertificate, clients.pool, clients.revoked()), nil
 }
 
 // admin serves health and metrics, on a listener of its own.

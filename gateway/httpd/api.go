@@ -32,6 +32,15 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "whoami"):
 		*name = "whoami"
 		h.only(http.MethodGet, h.whoami)
+	case match(segments, "v1", "token"):
+		*name = "token"
+		h.only(http.MethodPost, h.mint)
+	case match(segments, "v1", "tokens"):
+		*name = "token"
+		h.only(http.MethodGet, h.tokens)
+	case match(segments, "v1", "tokens", "*"):
+		*name = "token"
+		h.only(http.MethodDelete, func() { h.revoke(segments[2]) })
 	case match(segments, "v1", "zones", "*", "uploads"):
 		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })
@@ -224,11 +233,11 @@ func (h *handler) read(into any, commas int) bool {
 // readAll reads a body into memory, of which one principal may hold only so many at once.
 func (h *handler) readAll(limit int64) ([]byte, bool) {
 	key := h.session.Principal().Key()
-	if !h.server.bodies.enter(key) {
+	if !h.server.bodies.Enter(key) {
 		busy(h.w)
 		return nil, false
 	}
-	defer h.server.bodies.leave(key)
+	defer h.server.bodies.Leave(key)
 	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
 	var tooLarge *http.MaxBytesError
 	switch {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -14,14 +15,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/limit"
 )
 
 // Config is what a Server is made of. Gateway, TLS and Mount are required.
 type Config struct {
 	Gateway *gateway.Gateway
 	TLS     *tls.Config
-	Mount   string // path below which the zones are, such as "/sstate"
+	Mount   string         // path below which the zones are, such as "/sstate"
+	SignIn  gateway.SignIn // what anybody may know: how to sign in here
 	Limits  Limits
 	Observe func(Observation) // called once for each request, after its answer; may be nil
 	Log     *slog.Logger
@@ -82,7 +87,7 @@ func orDefault[T comparable](v, d T) T {
 
 // Observation is what metrics may know of a request. It does not tell denied from absent.
 type Observation struct {
-	Route  string // "artifact", "presence", "upload", "whoami", "other"
+	Route  string // "artifact", "presence", "upload", "whoami", "token", "sign-in", "other"
 	Method string
 	Status int
 	Took   time.Duration
@@ -92,12 +97,13 @@ type Observation struct {
 type Server struct {
 	gate     *gateway.Gateway
 	mount    []string
+	signIn   []byte // JSON
 	limits   Limits
 	observe  func(Observation)
 	log      *slog.Logger
 	http     *http.Server
-	inFlight *counter // requests by principal
-	bodies   *counter // of them, those whose body is being read into memory
+	inFlight *limit.Counter // requests by principal
+	bodies   *limit.Counter // of them, those whose body is being read into memory
 
 	handlers sync.WaitGroup
 }
@@ -117,7 +123,11 @@ func New(cfg Config) (*Server, error) {
 	if s.observe == nil {
 		s.observe = func(Observation) {}
 	}
-	s.inFlight, s.bodies = newCounter(s.limits.RequestsPerPrincipal), newCounter(bodiesPerPrincipal)
+	var err error
+	if s.signIn, err = json.Marshal(cfg.SignIn); err != nil {
+		return nil, fmt.Errorf("httpd: encode how to sign in: %w", err)
+	}
+	s.inFlight, s.bodies = limit.NewCounter(s.limits.RequestsPerPrincipal), limit.NewCounter(bodiesPerPrincipal)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,

@@ -5,50 +5,21 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/lychgate/lychgate/gateway/limit"
 )
-
-// counter bounds how many of something are held for each key at once.
-type counter struct {
-	max int
-
-	mu   sync.Mutex // guards held
-	held map[string]int
-}
-
-func newCounter(limit int) *counter { return &counter{max: limit, held: map[string]int{}} }
-
-// enter reports whether one more is allowed for key. Each true is followed by one leave.
-func (c *counter) enter(key string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held[key] >= c.max {
-		return false
-	}
-	c.held[key]++
-	return true
-}
-
-func (c *counter) leave(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held[key]--; c.held[key] == 0 {
-		delete(c.held, key)
-	}
-}
 
 // limitedListener closes connections of an address that has too many, and all that go beyond the whole.
 type limitedListener struct {
 	net.Listener
-	all  *counter // under the empty key
-	each *counter
+	open *limit.Connections
 }
 
 func newLimitedListener(ln net.Listener, l Limits) *limitedListener {
-	return &limitedListener{Listener: ln, all: newCounter(l.Conns), each: newCounter(l.ConnsPerAddress)}
+	return &limitedListener{Listener: ln, open: limit.NewConnections(l.Conns, l.ConnsPerAddress)}
 }
 
 // Accept returns the next connection that its address may still have.
@@ -58,41 +29,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if leave, ok := l.admit(addressOf(conn)); ok {
+		if leave, ok := l.open.Admit(limit.Address(conn.RemoteAddr())); ok {
 			return &limitedConn{Conn: conn, leave: leave}, nil
 		}
 		conn.Close()
 	}
-}
-
-// admit counts a connection of an address and returns what uncounts it.
-func (l *limitedListener) admit(address string) (leave func(), ok bool) {
-	if !l.all.enter("") {
-		return nil, false
-	}
-	if !l.each.enter(address) {
-		l.all.leave("")
-		return nil, false
-	}
-	return func() { l.each.leave(address); l.all.leave("") }, true
-}
-
-// addressOf returns what connections are counted by: an IPv4 address, or the /64 of an IPv6 one, which is one host's to
-// choose from.
-func addressOf(conn net.Conn) string {
-	a, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return ""
-	}
-	ip := a.Addr().Unmap()
-	if ip.Is4() {
-		return ip.String()
-	}
-	network, err := ip.WithZone("").Prefix(64)
-	if err != nil {
-		return ""
-	}
-	return network.String()
 }
 
 type limitedConn struct {
@@ -106,32 +47,6 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-var errSlow = errors.New("the body moves too slowly")
-
-// pace demands that in each window at least floor bytes move. A peer that stops is noticed at the deadline, a window after the
-// one it stopped in; the deadline is never the window's own end, where a steady peer would be caught in the middle of a read.
-type pace struct {
-	window time.Duration
-	floor  int64
-	ends   time.Time
-	moved  int64
-}
-
-func newPace(l Limits) pace {
-	return pace{window: l.ProgressWindow, floor: l.ProgressBytes, ends: time.Now().Add(l.ProgressWindow)}
-}
-
-// step returns the deadline for the next read or write.
-func (p *pace) step() (time.Time, error) {
-	if now := time.Now(); !now.Before(p.ends) {
-		if p.moved < p.floor {
-			return now, errSlow
-		}
-		p.moved, p.ends = 0, now.Add(p.window)
-	}
-	return p.ends.Add(p.window), nil
-}
-
 // workTimeout is how long an answer may take once the whole body is there: the commit of an import reads every byte in the
 // mirror first.
 const workTimeout = time.Hour
@@ -139,30 +54,31 @@ const workTimeout = time.Hour
 // pacedReader is a request body that must keep moving. As it moves, so does the deadline of the answer; once it is all there,
 // the answer has workTimeout.
 type pacedReader struct {
-	r    io.Reader
-	ctl  *http.ResponseController
-	pace pace
-	set  time.Time
+	r      io.Reader
+	ctl    *http.ResponseController
+	window time.Duration
+	pace   limit.Pace
+	set    time.Time
 }
 
 func newPacedReader(w http.ResponseWriter, r io.Reader, l Limits) *pacedReader {
-	return &pacedReader{r: r, ctl: http.NewResponseController(w), pace: newPace(l)}
+	return &pacedReader{r: r, ctl: http.NewResponseController(w), window: l.ProgressWindow, pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
 }
 
 func (p *pacedReader) Read(b []byte) (int, error) {
-	deadline, err := p.pace.step()
+	deadline, err := p.pace.Step()
 	if err != nil {
 		return 0, err
 	}
 	if deadline != p.set {
-		err := errors.Join(p.ctl.SetReadDeadline(deadline), p.ctl.SetWriteDeadline(deadline.Add(p.pace.window)))
+		err := errors.Join(p.ctl.SetReadDeadline(deadline), p.ctl.SetWriteDeadline(deadline.Add(p.window)))
 		if err != nil {
 			return 0, err
 		}
 		p.set = deadline
 	}
 	n, err := p.r.Read(b)
-	p.pace.moved += int64(n)
+	p.pace.Moved(n)
 	if err == io.EOF {
 		if err := p.ctl.SetWriteDeadline(time.Now().Add(workTimeout)); err != nil {
 			return n, err
@@ -175,13 +91,13 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 type pacedWriter struct {
 	w     io.Writer
 	ctl   *http.ResponseController
-	pace  pace
+	pace  limit.Pace
 	set   time.Time
 	isCut atomic.Bool
 }
 
 func newPacedWriter(w http.ResponseWriter, l Limits) *pacedWriter {
-	return &pacedWriter{w: w, ctl: http.NewResponseController(w), pace: newPace(l)}
+	return &pacedWriter{w: w, ctl: http.NewResponseController(w), pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
 }
 
 var errCut = errors.New("the right to read was withdrawn")
@@ -198,7 +114,7 @@ const piece = 32 << 10
 func (p *pacedWriter) Write(b []byte) (int, error) {
 	sent := 0
 	for sent < len(b) {
-		deadline, err := p.pace.step()
+		deadline, err := p.pace.Step()
 		if err != nil {
 			return sent, err
 		}
@@ -213,7 +129,7 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 		}
 		n, err := p.w.Write(b[sent:min(len(b), sent+piece)])
 		sent += n
-		p.pace.moved += int64(n)
+		p.pace.Moved(n)
 		if err != nil {
 			return sent, err
 		}

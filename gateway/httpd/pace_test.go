@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/limit"
 )
 
 // The tests of the pace run on a clock of their own, and over connections without buffers, so that a client moves exactly as
@@ -172,7 +173,7 @@ func TestTricklingWriterIsCut(t *testing.T) {
 			if res, err := client.Do(req); err == nil {
 				res.Body.Close()
 			}
-			if err := <-ended; !errors.Is(err, errSlow) {
+			if err := <-ended; !errors.Is(err, limit.ErrSlow) {
 				t.Errorf("%v", err)
 			}
 		})

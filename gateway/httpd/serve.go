@@ -34,17 +34,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 func (s *Server) route(w *response, r *http.Request, name *string) {
 	*name = "other"
 	setCommonHeaders(w.Header())
+	if r.Method == http.MethodGet && r.RequestURI == signInPath {
+		*name = "sign-in"
+		s.describeSignIn(w)
+		return
+	}
 	session, err := s.gate.Session(r.Context(), door(r), credential(r))
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
 	key := session.Principal().Key()
-	if !s.inFlight.enter(key) {
+	if !s.inFlight.Enter(key) {
 		busy(w)
 		return
 	}
-	defer s.inFlight.leave(key)
+	defer s.inFlight.Leave(key)
 	segments, ok := target(r)
 	if !ok {
 		answer(w, http.StatusBadRequest, "bad request target")
@@ -91,12 +96,34 @@ func door(r *http.Request) gateway.Door {
 // a bad token, not none.
 func credential(r *http.Request) authn.Credential {
 	if values := r.Header["Authorization"]; len(values) > 0 {
-		return authn.Credential{Token: token(values)}
+		text := token(values)
+		if r.RequestURI == exchangePath && isJWT(text.Reveal()) {
+			return authn.Credential{IDToken: text}
+		}
+		return authn.Credential{Token: text}
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		return authn.Credential{Chain: r.TLS.VerifiedChains[0]}
 	}
 	return authn.Credential{}
+}
+
+// exchangePath is where an ID token is a credential, and signInPath says how to get one.
+const (
+	exchangePath = "/v1/token"
+	signInPath   = "/.well-known/oauth-protected-resource" // RFC 9728, section 3
+)
+
+// isJWT reports whether text has the form of a signed JSON Web Token (RFC 7515, section 3.1): three parts. A gate token has one.
+func isJWT(text string) bool { return strings.Count(text, ".") == 2 }
+
+// describeSignIn answers what anybody may know.
+func (s *Server) describeSignIn(w *response) {
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(s.signIn))}
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(s.signIn)
 }
 
 // unreadable stands for a token that could not be read; no gate token looks like it.
@@ -151,6 +178,11 @@ func (s *Server) artifactPath(segments []string) (zone, path string, ok bool) {
 
 // refuse answers an error of Session.
 func (s *Server) refuse(w *response, err error) {
+	if errors.Is(err, gateway.ErrThrottled) {
+		w.Header()["Retry-After"] = retryLater
+		answer(w, http.StatusTooManyRequests, "too many refused credentials; try again later, with a good one")
+		return
+	}
 	if errors.Is(err, gateway.ErrUnauthenticated) {
 		h := w.Header()
 		h["Www-Authenticate"] = challenge
@@ -170,6 +202,7 @@ var (
 	nosniff     = []string{"nosniff"}
 	hsts        = []string{"max-age=31536000"}
 	retrySoon   = []string{"2"}
+	retryLater  = []string{"30"}
 )
 
 // setCommonHeaders sets what every answer carries. net/http does not change the shared slices.

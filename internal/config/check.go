@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/authz/source"
 )
 
@@ -37,6 +38,8 @@ func (p *parser) check(c *Config) string {
 	forges := p.checkForges(c.Forges)
 	signers := p.checkSigners(c.Signers)
 	p.checkZones(c, forges, signers)
+	p.checkSSH(c, forges)
+	p.checkOIDC(c, forges)
 	p.checkPublic(c.Public)
 	p.checkCertificates(c, forges)
 	if c.Policy.Bundle != "" && c.Policy.Transitive {
@@ -93,7 +96,24 @@ func (p *parser) checkHTTPS(h *HTTPS) (host string) {
 	if p.required("https.tls", h.TLS.IsZero(), "give cert and key, or development_ca: true for a trial") {
 		p.checkTLS("https.tls", h.TLS)
 	}
+	p.checkCRLs(h)
 	return host
+}
+
+func (p *parser) checkCRLs(h *HTTPS) {
+	if len(h.ClientCRLs) > 0 && h.ClientCA == "" && p.sound("https.client_ca") {
+		p.add("https.client_crls", "revocation lists without the authorities that sign them", "give https.client_ca")
+	}
+	if len(h.ClientCRLs) == 0 && h.ClientCRLGrace != 0 && p.sound("https.client_crls") {
+		p.add("https.client_crl_grace", "for revocation lists, and there are none", "give https.client_crls, or remove it")
+	}
+	var before []string
+	for i, l := range h.ClientCRLs {
+		if key := fmt.Sprintf("https.client_crls[%d]", i); p.sound(key) {
+			p.unique(key, l.String(), before)
+			before = append(before, l.String())
+		}
+	}
 }
 
 func (p *parser) audience(text string) (host string) {
@@ -159,6 +179,10 @@ func (a Admin) Loopback() bool {
 	if err != nil {
 		return false
 	}
+	return loopbackHost(host)
+}
+
+func loopbackHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.IsLoopback()
 }
@@ -215,7 +239,7 @@ func (p *parser) checkSigners(s Signers) (identities []string) {
 
 func (p *parser) checkZones(c *Config, forges, signers []string) {
 	p.required("zones", len(c.Zones) == 0, "declare at least one, such as: - name: main")
-	bases := map[string]string{}
+	bases, reviewed := map[string]string{}, map[string]bool{}
 	var names []string
 	for i, z := range c.Zones {
 		key := fmt.Sprintf("zones[%d]", i)
@@ -226,11 +250,11 @@ func (p *parser) checkZones(c *Config, forges, signers []string) {
 			}
 		}
 		names = append(names, z.Name)
-		bases[z.Name] = z.Base
+		bases[z.Name], reviewed[z.Name] = z.Base, z.Review
 	}
 	for i, z := range c.Zones {
 		key := fmt.Sprintf("zones[%d]", i)
-		p.checkBase(key+".base", z, bases, names)
+		p.checkBase(key+".base", z, bases, reviewed, names)
 		p.checkMirror(key, z)
 		p.checkMembers(key+".writers", z.Writers, forges)
 		p.checkMembers(key+".admins", z.Admins, forges)
@@ -238,7 +262,7 @@ func (p *parser) checkZones(c *Config, forges, signers []string) {
 	}
 }
 
-func (p *parser) checkBase(key string, z Zone, bases map[string]string, names []string) {
+func (p *parser) checkBase(key string, z Zone, bases map[string]string, reviewed map[string]bool, names []string) {
 	if z.Base == "" || !p.sound(key) {
 		return
 	}
@@ -248,6 +272,10 @@ func (p *parser) checkBase(key string, z Zone, bases map[string]string, names []
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		p.add(key, fmt.Sprintf("no zone is named %q", z.Base), hint)
+		return
+	}
+	if reviewed[z.Base] && !z.Review {
+		p.add(key, fmt.Sprintf("%q is a review zone, and %q is none", z.Base, z.Name), "protected builds must not read what nobody vouches for: turn the two around")
 		return
 	}
 	walk := []string{z.Name}
@@ -365,12 +393,31 @@ func (p *parser) checkCertificates(c *Config, forges []string) {
 	for i, cert := range c.Certificates {
 		key := fmt.Sprintf("certificates[%d]", i)
 		p.checkCertificate(key, cert)
-		p.required(key+".principal.id", cert.Principal.ID == "", "who shows this certificate")
+		p.checkCertified(key, cert)
 		p.checkForgeOf(key+".principal.forge", cert.Principal.Forge, forges)
-		if k := cert.Principal.Kind; k != "" && !slices.Contains([]string{"human", "ci", "service"}, k) {
-			p.add(key+".principal.kind", fmt.Sprintf("no such kind: %q", k), "human, ci or service")
-		}
+		p.checkKind(key+".principal.kind", cert.Principal.Kind)
 	}
+}
+
+// checkCertified: either the document says who shows the certificate, or the certificate does.
+func (p *parser) checkCertified(key string, cert Certificate) {
+	placeholder, err := authn.URIPlaceholder(cert.URI)
+	at := key + ".principal"
+	switch {
+	case err != nil && cert.URI != "": // said already
+	case placeholder == "":
+		p.required(at+".id", cert.Principal.ID == "", whoHint)
+	case cert.Principal.ID != "" || cert.Principal.Name != "":
+		p.add(at, "says who it is, and so does "+placeholder+" of the uri", "leave id and name out")
+	default:
+		p.required(at+".forge", cert.Principal.Forge == "", "the forge whose users the certificates name")
+	}
+}
+
+// byName reports whether the certificate says the name of a user.
+func (c *Certificate) byName() bool {
+	placeholder, err := authn.URIPlaceholder(c.URI)
+	return err == nil && placeholder == authn.NamePlaceholder
 }
 
 func (p *parser) checkCertificate(key string, cert Certificate) {
@@ -378,6 +425,7 @@ func (p *parser) checkCertificate(key string, cert Certificate) {
 		return
 	}
 	u, err := url.Parse(cert.URI)
+	_, uriErr := authn.URIPlaceholder(cert.URI)
 	digest, isDigest := strings.CutPrefix(cert.SPKI, "sha256:")
 	raw, hexErr := hex.DecodeString(digest)
 	switch {
@@ -385,6 +433,8 @@ func (p *parser) checkCertificate(key string, cert Certificate) {
 		p.add(key, "neither uri nor spki", "say which certificate this is")
 	case cert.URI != "" && (err != nil || u.Scheme == "" || u.Host == ""):
 		p.add(key+".uri", fmt.Sprintf("not a URI: %q", cert.URI), "as in the certificate, such as spiffe://example.com/ci/main")
+	case cert.URI != "" && uriErr != nil:
+		p.add(key+".uri", fmt.Sprintf("no certificate can match %q: %v", cert.URI, uriErr), "write SCHEME://HOST/PATH, with '*', {id} or {name} in the path")
 	case cert.SPKI != "" && (!isDigest || hexErr != nil || len(raw) != 32 || digest != strings.ToLower(digest)):
 		p.add(key+".spki", "not the digest of a public key", "write sha256: and 64 lower-case hex digits")
 	}
@@ -405,8 +455,13 @@ func (p *parser) checkBounds(c *Config) {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	second, minute, hour := int64(time.Second), int64(time.Minute), int64(time.Hour)
 	bounds := []bound{
+		{"https.client_crl_grace", int64(c.HTTPS.ClientCRLGrace), 0, 7 * 24 * hour, duration},
 		{"audit.segment", int64(c.Audit.Segment), 1 << 20, 16 << 30, size},
 		{"audit.min_free", int64(c.Audit.MinFree), 1 << 20, 1 << 40, size},
+		{"ssh.connections", int64(c.SSH.Connections), 1, 1 << 20, number},
+		{"ssh.connections_per_address", int64(c.SSH.ConnectionsPerAddress), 1, 1 << 20, number},
+		{"ssh.connections_per_principal", int64(c.SSH.ConnectionsPerPrincipal), 1, 1 << 20, number},
+		{"ssh.idle", int64(c.SSH.Idle), second, 24 * hour, duration},
 		{"tokens.life", int64(c.Tokens.Life), minute, 31 * 24 * hour, duration},
 		{"tokens.ci_life", int64(c.Tokens.CILife), minute, 7 * 24 * hour, duration},
 		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},

@@ -27,6 +27,10 @@ type Config struct {
 	Blobs Location `yaml:"blobs"`
 	// HTTPS is the door BitBake, CI and people use. Required.
 	HTTPS HTTPS `yaml:"https"`
+	// SSH is the door for SFTP, scp and a few commands. Default closed.
+	SSH SSH `yaml:"ssh"`
+	// OIDC are the providers of ID tokens that people and CI jobs sign in with. Default none.
+	OIDC []OIDCIssuer `yaml:"oidc"`
 	// Admin is the listener for health and metrics. It never serves artifacts.
 	Admin Admin `yaml:"admin"`
 	// Zones are the name spaces of artifacts. At least one.
@@ -67,6 +71,12 @@ type HTTPS struct {
 	// ClientCA is a PEM file of the authorities whose client certificates are taken. Default none: certificates are
 	// not asked for. A certificate is never required, since BitBake's presence check cannot send one.
 	ClientCA Path `yaml:"client_ca"`
+	// ClientCRLs are the revocation lists of those authorities: "file:PATH", which is followed, or "https://HOST/PATH" or
+	// "http://HOST/PATH", which is asked every few minutes. Default none. An authority without a list is not checked; that of
+	// an authority in the middle of a chain needs its certificate in client_ca. With no list in force certificates are refused.
+	ClientCRLs []CRL `yaml:"client_crls"`
+	// ClientCRLGrace is how long a list counts beyond the time at which it says the next one comes. Default 0s, at most 168h.
+	ClientCRLGrace time.Duration `yaml:"client_crl_grace"`
 }
 
 // TLS is where a server certificate comes from: cert and key, or development_ca, never both.
@@ -101,6 +111,9 @@ type Zone struct {
 	Mirror Location `yaml:"mirror"`
 	// MirrorCredentials are shown to an https mirror. Default none.
 	MirrorCredentials Credentials `yaml:"mirror_credentials"`
+	// Review marks a zone for builds that nobody vouches for: CI jobs of branches that nobody protects, of forks and of merge or
+	// pull requests write there and nowhere else. No other zone may have it as its base. Default false.
+	Review bool `yaml:"review"`
 	// Writers may write to the zone. Default nobody.
 	Writers Members `yaml:"writers"`
 	// Admins may explain and administer the zone. Default nobody.
@@ -174,7 +187,8 @@ type Tokens struct {
 // Certificate maps a client certificate to a principal. At least one of URI and SPKI; when both are given, both hold.
 type Certificate struct {
 	// URI is matched against the certificate's URI SANs, segment by segment. A segment of the path may hold one '*',
-	// which stands for one or more characters of that segment. The common name is never looked at.
+	// which stands for one or more characters of that segment. Instead of stars one whole segment may be "{id}" or "{name}":
+	// it is the id, or the present name, of a user of principal.forge. The common name is never looked at.
 	URI string `yaml:"uri"`
 	// SPKI is "sha256:" and the hex digest of the public key (SubjectPublicKeyInfo, DER).
 	SPKI string `yaml:"spki"`
@@ -182,15 +196,15 @@ type Certificate struct {
 	Principal Principal `yaml:"principal"`
 }
 
-// Principal is who a certificate stands for.
+// Principal is who a credential stands for.
 type Principal struct {
 	// Forge is a forge of this document; empty for an actor that no forge knows.
 	Forge string `yaml:"forge"`
-	// ID is the forge's immutable user id. Required.
+	// ID is the forge's immutable user id. Required, unless the certificate says who it is by {id} or {name}.
 	ID string `yaml:"id"`
-	// Name is for display. Default: the id.
+	// Name is for display. Default: the id. Not with {id} or {name}.
 	Name string `yaml:"name"`
-	// Kind is "human", "ci" or "service". Default "ci".
+	// Kind is "human", "ci" or "service". Default "ci"; with {name} it is what the forge says.
 	Kind string `yaml:"kind"`
 }
 
@@ -256,12 +270,13 @@ type Limits struct {
 // defaults is the document that says nothing.
 func defaults() *Config {
 	return &Config{
-		Node:  "gate",
-		State: "/var/lib/lychgate",
-		HTTPS: HTTPS{Listen: ":8443", Mount: "/sstate"},
-		Admin: Admin{Listen: "127.0.0.1:9443"},
+		Node:   "gate",
+		State:  "/var/lib/lychgate",
+		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate"},
+		Admin:  Admin{Listen: "127.0.0.1:9443"},
+		SSH:    SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
 		Tokens: Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
-		Audit: Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
+		Audit:  Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{
 			HeaderRead: 5 * time.Second, Idle: time.Minute,
 			ProgressWindow: 30 * time.Second, ProgressRate: 1 << 10, Drain: 30 * time.Second,
@@ -285,8 +300,7 @@ func (c *Config) fill(audienceHost string) {
 	if len(c.HTTPS.Names) == 0 && c.HTTPS.TLS.DevelopmentCA && audienceHost != "" {
 		c.HTTPS.Names = []string{audienceHost}
 	}
-	for i := range c.Certificates {
-		p := &c.Certificates[i].Principal
+	for _, p := range c.principals() {
 		if p.Name == "" {
 			p.Name = p.ID
 		}
@@ -294,6 +308,43 @@ func (c *Config) fill(audienceHost string) {
 			p.Kind = "ci"
 		}
 	}
+	for i := range c.SSH.Authorities {
+		if a := &c.SSH.Authorities[i]; a.Lifetime == 0 {
+			a.Lifetime = 24 * time.Hour
+		}
+	}
+	for i := range c.OIDC {
+		o := &c.OIDC[i]
+		if o.Audience == "" && len(o.CI) > 0 {
+			o.Audience = c.HTTPS.Audience
+		}
+		if o.People != nil && len(o.People.Scopes) == 0 {
+			o.People.Scopes = []string{"openid"}
+		}
+	}
+}
+
+// principals are those that the document names itself.
+func (c *Config) principals() (all []*Principal) {
+	for i := range c.Certificates {
+		if !c.Certificates[i].byName() {
+			all = append(all, &c.Certificates[i].Principal)
+		}
+	}
+	for i := range c.SSH.AuthorizedKeys {
+		all = append(all, &c.SSH.AuthorizedKeys[i].Principal)
+	}
+	for i := range c.SSH.Authorities {
+		for j := range c.SSH.Authorities[i].Rules {
+			all = append(all, &c.SSH.Authorities[i].Rules[j].Principal)
+		}
+	}
+	for i := range c.OIDC {
+		for j := range c.OIDC[i].CI {
+			all = append(all, &c.OIDC[i].CI[j].Principal)
+		}
+	}
+	return all
 }
 
 func (c *Config) under(name string) string { return filepath.Join(string(c.State), name) }

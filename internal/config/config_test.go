@@ -40,6 +40,7 @@ func TestDefaults(t *testing.T) {
 			Listen: ":8443", Mount: "/sstate", Audience: "https://gate.example.com",
 			Names: []string{"gate.example.com"}, TLS: config.TLS{DevelopmentCA: true},
 		},
+		SSH:    config.SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
 		Admin:  config.Admin{Listen: "127.0.0.1:9443"},
 		Zones:  []config.Zone{{Name: "main"}},
 		Forges: []config.Forge{{Name: "git.example.com", Type: "static", File: "/etc/lychgate/users.yaml"}},
@@ -119,7 +120,7 @@ func keys(t reflect.Type) []string {
 		f := t.Field(i)
 		all = append(all, f.Tag.Get("yaml"))
 		inner := f.Type
-		if inner.Kind() == reflect.Slice {
+		if inner.Kind() == reflect.Slice || inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
 		}
 		if inner.Kind() == reflect.Struct && inner.NumField() > 0 && inner.Field(0).Tag.Get("yaml") != "" {
@@ -137,13 +138,16 @@ func replace(old, with string) string {
 	return strings.Replace(minimal, old, with, 1)
 }
 
+// withCA is minimal with client certificates.
+var withCA = replace("https:\n", "https:\n  client_ca: c\n")
+
 // bad is a table of documents that must be refused, each with the whole error text.
 var bad = []struct{ name, doc, want string }{
 	{"empty", "", `1:1: the document is empty (lychgate config example prints one to start from)`},
 	{"only a comment", "# nothing\n", `1:1: the document is empty (lychgate config example prints one to start from)`},
 	{"null document", "---\n", `1:1: the document is empty (lychgate config example prints one to start from)`},
-	{"a list", "- a\n", `1:1: want keys and values here, found a list (known keys: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
-	{"a word", "lychgate\n", `1:1: want keys and values here, found a single value (known keys: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
+	{"a list", "- a\n", `1:1: want keys and values here, found a list (known keys: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
+	{"a word", "lychgate\n", `1:1: want keys and values here, found a single value (known keys: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
 	{"not UTF-8", minimal + "node: \xff\n", `1:1: not UTF-8 text (is this the right file?)`},
 	{"too long", minimal + strings.Repeat("#", config.MaxSize), `1:1: longer than 1048576 bytes (is this the right file?)`},
 	{"tab indent", "https:\n\tlisten: \":1\"\n", `2: not YAML: found character that cannot start any token (indent with spaces, and quote text that holds ': ' or ' #')`},
@@ -154,7 +158,7 @@ var bad = []struct{ name, doc, want string }{
 	{"alias bomb", minimal + "public: [&a x, *a, *a]\n", `8:10: public[0]: anchors and aliases are not supported (write the value out)
 8:16: public[1]: anchors and aliases are not supported (write the value out)
 8:20: public[2]: anchors and aliases are not supported (write the value out)`},
-	{"merge key", minimal + "<<: {node: b}\n", `8:1: <<: unknown key (known keys here: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
+	{"merge key", minimal + "<<: {node: b}\n", `8:1: <<: unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
 	{"tag", minimal + "node: !!binary Z2F0ZQ==\n", `8:1: node: the tag !!binary is not supported (remove it)`},
 	{"duplicate key", minimal + "node: a\nnode: b\n", `9:1: node: given twice; the first is on line 8 (keep one)`},
 	{"duplicate section", minimal + "zones: []\n", `8:1: zones: given twice; the first is on line 4 (keep one)`},
@@ -163,8 +167,8 @@ var bad = []struct{ name, doc, want string }{
 	{"unknown key, far", minimal + "tokens: {password: x}\n", `8:10: tokens.password: unknown key (known keys here: key, life, ci_life)`},
 	{"key in other case", minimal + "Node: a\n", `8:1: Node: unknown key (did you mean "node"?)`},
 	{"key with long s", minimal + "\u017ftate: /x\n", `8:1: "\u017ftate": unknown key (did you mean "state"?)`},
-	{"key is a list", minimal + "? [a]\n: b\n", `8:3: "": unknown key (known keys here: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
-	{"escape in key", minimal + "\"a\\e[31m\": b\n", `8:1: "a\x1b[31m": unknown key (known keys here: node, state, database, blobs, https, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
+	{"key is a list", minimal + "? [a]\n: b\n", `8:3: "": unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
+	{"escape in key", minimal + "\"a\\e[31m\": b\n", `8:1: "a\x1b[31m": unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, public, tokens, certificates, policy, audit, limits)`},
 	{"no value", minimal + "node:\n", `8:1: node: has no value (give it one, or remove the key to get the default)`},
 	{"null value", minimal + "state: ~\n", `8:1: state: has no value (give it one, or remove the key to get the default)`},
 	{"list without value", minimal + "public:\n", `8:1: public: has no value (write [] for none, or remove the key)`},
@@ -208,6 +212,30 @@ var bad = []struct{ name, doc, want string }{
 	{"zone name with a slash", replace("- name: main", "- name: a/b"), `5:11: zones[0].name: not a zone name: "a/b" (1 to 63 lower-case letters, digits and '-')`},
 	{"zone named ..", replace("- name: main", "- name: .."), `5:11: zones[0].name: not a zone name: ".." (1 to 63 lower-case letters, digits and '-')`},
 	{"two zones of one name", replace("- name: main", "- name: main\n  - name: main"), `6:11: zones[1].name: "main" is given twice (names are unique: rename or remove one)`},
+	{"review zone as a base", replace("- name: main", "- {name: main, base: review}\n  - {name: review, review: true}"), `5:24: zones[0].base: "review" is a review zone, and "main" is none (protected builds must not read what nobody vouches for: turn the two around)`},
+	{"ssh without a door", minimal + "ssh: {revoked: [a]}\n", `8:1: ssh.listen: required, and not given (such as :2222; without it the door is closed, and the other keys mean nothing)`},
+	{"ssh on the https door", minimal + "ssh: {listen: \":8443\"}\n", `8:15: ssh.listen: https.listen is :8443 already (choose another port)`},
+	{"ssh on the admin listener", minimal + "ssh: {listen: \":9443\"}\n", `8:15: ssh.listen: admin.listen is 127.0.0.1:9443 already (choose another port)`},
+	{"ssh address without a port", minimal + "ssh: {listen: \":22\", address: gate}\n", `8:31: ssh.address: not HOST:PORT: "gate" (write an address and a port, such as 127.0.0.1:8443 or :8443)`},
+	{"keys of nobody", minimal + "ssh: {listen: \":22\", authorized_keys: [{file: a}]}\n", `8:40: ssh.authorized_keys[0].principal.id: required, and not given (who shows it: the user's id at the forge, or a name of your own without a forge)`},
+	{"keys of an unknown forge", minimal + "ssh: {listen: \":22\", authorized_keys: [{file: a, principal: {id: a, forge: git.example.org}}]}\n", `8:76: ssh.authorized_keys[0].principal.forge: no forge is named "git.example.org" (did you mean "git.example.com"?)`},
+	{"keys without a file", minimal + "ssh: {listen: \":22\", authorized_keys: [{principal: {id: a}}]}\n", `8:40: ssh.authorized_keys[0].file: required, and not given (a file as sshd(8) describes authorized_keys)`},
+	{"authority without a name", minimal + "ssh: {listen: \":22\", authorities: [{file: a, forge: git.example.com}]}\n", `8:36: ssh.authorities[0].name: required, and not given (for messages, such as people)`},
+	{"authority without users", minimal + "ssh: {listen: \":22\", authorities: [{name: a, file: a}]}\n", `8:36: ssh.authorities[0].forge: required, and not given (where a certificate's principals are names of users; or give rules)`},
+	{"authority for ever", minimal + "ssh: {listen: \":22\", authorities: [{name: a, file: a, forge: git.example.com, lifetime: 0s}]}\n", `8:89: ssh.authorities[0].lifetime: not a length of time (write one such as 24h)`},
+	{"rule for every certificate", minimal + "ssh: {listen: \":22\", authorities: [{name: a, file: a, rules: [{principal: {id: a}}]}]}\n", `8:63: ssh.authorities[0].rules[0]: neither certified nor key_id (say which certificates these are)`},
+	{"too few connections", minimal + "ssh: {listen: \":22\", connections: 0}\n", `8:35: ssh.connections: 0 is out of range (from 1 to 1048576)`},
+	{"issuer without a name", minimal + "oidc: [{issuer: \"https://a\", people: {client_id: a, forge: git.example.com}}]\n", `8:8: oidc[0].name: required, and not given (what people choose it by, such as sso)`},
+	{"issuer without a URL", minimal + "oidc: [{name: a, people: {client_id: a, forge: git.example.com}}]\n", `8:8: oidc[0].issuer: required, and not given (its URL, as in the iss of its tokens)`},
+	{"issuer twice", minimal + "oidc:\n  - {name: a, issuer: \"https://a\", people: {client_id: a, forge: git.example.com}}\n  - {name: b, issuer: \"https://a\", people: {client_id: a, forge: git.example.com}}\n", `10:23: oidc[1].issuer: "https://a" is given twice (names are unique: rename or remove one)`},
+	{"issuer over plain http", minimal + "oidc: [{name: a, issuer: \"http://sso.example.com\", people: {client_id: a, forge: git.example.com}}]\n", `8:26: oidc[0].issuer: not an https address: "http://sso.example.com" (keys that came without TLS could be anybody's; write https://HOST/PATH)`},
+	{"issuer of nobody", minimal + "oidc: [{name: a, issuer: \"https://a\"}]\n", `8:8: oidc[0]: neither people nor ci (say who comes with its tokens)`},
+	{"people without a client", minimal + "oidc: [{name: a, issuer: \"https://a\", people: {forge: git.example.com}}]\n", `8:39: oidc[0].people.client_id: required, and not given (the gate's client at the provider)`},
+	{"people without openid", minimal + "oidc: [{name: a, issuer: \"https://a\", people: {client_id: a, forge: git.example.com, scopes: [profile]}}]\n", `8:86: oidc[0].people.scopes: openid is missing (without it the provider gives no ID token)`},
+	{"jobs without a match", minimal + "oidc: [{name: a, issuer: \"https://a\", ci: [{profile: gitlab, principal: {id: a}}]}]\n", `8:44: oidc[0].ci[0].match: required, and not given (which jobs these are, such as [project_id=17])`},
+	{"jobs of an unknown sort", minimal + "oidc: [{name: a, issuer: \"https://a\", ci: [{profile: jenkins, match: [a=b], principal: {id: a}}]}]\n", `8:54: oidc[0].ci[0].profile: no such profile: "jenkins" (gitlab, github or generic)`},
+	{"a match without a value", minimal + "oidc: [{name: a, issuer: \"https://a\", ci: [{profile: generic, match: [a], principal: {id: a}}]}]\n", `8:71: oidc[0].ci[0].match[0]: not CLAIM=VALUE: "a" (such as project_id=17)`},
+	{"a job that is a person", minimal + "oidc: [{name: a, issuer: \"https://a\", ci: [{profile: generic, match: [a=b], principal: {id: a, kind: human}}]}]\n", `8:102: oidc[0].ci[0].principal.kind: a job is of kind ci (remove the key)`},
 	{"base that is not there", replace("- name: main", "- name: main\n  - {name: review, base: mian}"), `6:26: zones[1].base: no zone is named "mian" (did you mean "main"?)`},
 	{"own base", replace("- name: main", "- {name: main, base: main}"), `5:24: zones[0].base: the zones are each other's base: main -> main (remove one base)`},
 	{"cycle of three", replace("- name: main", "- {name: a, base: b}\n  - {name: b, base: c}\n  - {name: c, base: a}"), `5:21: zones[0].base: the zones are each other's base: a -> b -> c -> a (remove one base)
@@ -251,9 +279,25 @@ var bad = []struct{ name, doc, want string }{
 	{"certificate of nothing", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{principal: {id: a}}]\n", `9:16: certificates[0]: neither uri nor spki (say which certificate this is)`},
 	{"certificate by a name", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: ci, principal: {id: a}}]\n", `9:22: certificates[0].uri: not a URI: "ci" (as in the certificate, such as spiffe://example.com/ci/main)`},
 	{"short pin", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{spki: \"sha256:00\", principal: {id: a}}]\n", `9:23: certificates[0].spki: not the digest of a public key (write sha256: and 64 lower-case hex digits)`},
-	{"certificate for nobody", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\"}]\n", `9:16: certificates[0].principal.id: required, and not given (who shows this certificate)`},
+	{"certificate for nobody", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\"}]\n", `9:16: certificates[0].principal.id: required, and not given (who shows it: the user's id at the forge, or a name of your own without a forge)`},
 	{"certificate of an unknown kind", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: a, kind: robot}}]\n", `9:63: certificates[0].principal.kind: no such kind: "robot" (human, ci or service)`},
 	{"anonymous certificate", replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: a, kind: anonymous}}]\n", `9:63: certificates[0].principal.kind: no such kind: "anonymous" (human, ci or service)`},
+	{"star in a host", withCA + "certificates: [{uri: \"spiffe://*/b\", principal: {id: a}}]\n", `9:22: certificates[0].uri: no certificate can match "spiffe://*/b": a * or a placeholder may stand in the path only (write SCHEME://HOST/PATH, with '*', {id} or {name} in the path)`},
+	{"half a placeholder", withCA + "certificates: [{uri: \"spiffe://a/u-{name}\", principal: {forge: git.example.com}}]\n", `9:22: certificates[0].uri: no certificate can match "spiffe://a/u-{name}": segment "u-{name}" is no placeholder: known are {id} and {name}, as a whole segment (write SCHEME://HOST/PATH, with '*', {id} or {name} in the path)`},
+	{"placeholder and an id", withCA + "certificates: [{uri: \"spiffe://a/{id}\", principal: {forge: git.example.com, id: a}}]\n", `9:41: certificates[0].principal: says who it is, and so does {id} of the uri (leave id and name out)`},
+	{"placeholder and a name", withCA + "certificates: [{uri: \"spiffe://a/{name}\", principal: {forge: git.example.com, name: a}}]\n", `9:43: certificates[0].principal: says who it is, and so does {name} of the uri (leave id and name out)`},
+	{"placeholder without a forge", withCA + "certificates: [{uri: \"spiffe://a/{name}\"}]\n", `9:16: certificates[0].principal.forge: required, and not given (the forge whose users the certificates name)`},
+	{"lists without a CA", replace("https:\n", "https:\n  client_crls: [\"file:c.crl\"]\n"), `2:3: https.client_crls: revocation lists without the authorities that sign them (give https.client_ca)`},
+	{"a list that is no place", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [c.crl, \"ldap://ca/x\", \"http://\"]\n"), `3:17: https.client_crls[0]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)
+3:24: https.client_crls[1]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)
+3:39: https.client_crls[2]: not a place of a revocation list (write file:PATH, https://HOST/PATH or http://HOST/PATH)`},
+	{"a list behind a password", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"https://me:hunter2@ca/x\"]\n"), `3:17: https.client_crls[0]: a user or password in an address (revocation lists are public: remove it)`},
+	{"a list at a fragment", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"https://ca/x#y\"]\n"), `3:17: https.client_crls[0]: an address with '#' (write file:PATH, https://HOST/PATH or http://HOST/PATH)`},
+	{"a list in no file", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:\"]\n"), `3:17: https.client_crls[0]: an empty path (leave the key out, or name a file)`},
+	{"a list twice", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\", \"file:./a\"]\n"), `3:27: https.client_crls[1]: "file:/etc/lychgate/a" is given twice (names are unique: rename or remove one)`},
+	{"too much grace", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: 169h\n"), `4:21: https.client_crl_grace: 169h0m0s is out of range (from 0s to 168h0m0s)`},
+	{"grace before the end", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: -1s\n"), `4:21: https.client_crl_grace: -1s is out of range (from 0s to 168h0m0s)`},
+	{"grace for nothing", replace("https:\n", "https:\n  client_ca: c\n  client_crl_grace: 1h\n"), `3:21: https.client_crl_grace: for revocation lists, and there are none (give https.client_crls, or remove it)`},
 	{"bundle and switch", minimal + "policy: {bundle: p, transitive: true}\n", `8:33: policy.transitive: a switch of the built-in rule, which policy.bundle replaces (remove one of the two)`},
 	{"audit mode", minimal + "audit: {sync: none}\n", `8:15: audit.sync: no such mode: "none" (batch or strict)`},
 	{"audit among the blobs", minimal + "audit: {dir: /var/lib/lychgate/blobs/audit}\n", `8:14: audit.dir: lies in the same place as blobs (give each a directory of its own)`},
@@ -318,6 +362,8 @@ func TestGood(t *testing.T) {
 		"same port, two hosts":    replace("https:\n", "https:\n  listen: 192.0.2.1:8443\n") + "admin: {listen: \"127.0.0.1:8443\"}\n",
 		"two free ports":          replace("https:\n", "https:\n  listen: 127.0.0.1:0\n") + "admin: {listen: \"127.0.0.1:0\"}\n",
 		"actor without a forge":   replace("- name: main", "- {name: main, writers: {users: [/#release]}, signers: [a]}\nsigners: {allowed_signers: s}"),
+		"revocation lists":        replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\", \"http://ca/x?cmd=crl\", \"https://ca:8080/x\"]\n  client_crl_grace: 168h\n"),
+		"user by certificate":     withCA + "certificates: [{uri: \"spiffe://a/u/{name}\", principal: {forge: git.example.com}}, {uri: \"spiffe://b/{id}/x\", principal: {forge: git.example.com, kind: human}}]\n",
 		"number as an id":         replace("https:\n", "https:\n  client_ca: c\n") + "certificates: [{uri: \"spiffe://a/b\", principal: {id: 0042}}]\n",
 		"chain of bases":          replace("- name: main", "- {name: a, base: b}\n  - {name: b, base: c}\n  - name: c"),
 		"sections left empty":     minimal + "admin:\nlimits:\n",
@@ -342,6 +388,36 @@ func TestNumbersAreTakenAsWritten(t *testing.T) {
 	want := config.Principal{ID: "0042", Name: "0042", Kind: "ci"}
 	if got := c.Certificates[0].Principal; got != want {
 		t.Errorf("principal = %+v, want %+v", got, want)
+	}
+}
+
+// TestCertificateSaysWho: what the certificate says has no default in the document.
+func TestCertificateSaysWho(t *testing.T) {
+	c, err := config.Parse([]byte(withCA+"certificates: [{uri: \"spiffe://a/{name}\", principal: {forge: git.example.com}}, {uri: \"spiffe://b/{id}\", principal: {forge: git.example.com}}]\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []config.Principal{{Forge: "git.example.com"}, {Forge: "git.example.com", Kind: "ci"}} {
+		if got := c.Certificates[i].Principal; got != want {
+			t.Errorf("principal %d = %+v, want %+v", i, got, want)
+		}
+	}
+}
+
+// TestCRLFileIsLookedAt: Load says when the file of a list is not there.
+func TestCRLFileIsLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"lychgate.yaml": replace("https:\n", "https:\n  client_ca: users.yaml\n  client_crls: [\"http://ca/x\", \"file:none.crl\"]\n"), "users.yaml": "x\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := config.Load(filepath.Join(dir, "lychgate.yaml"))
+	var problems config.Problems
+	if !errors.As(err, &problems) || len(problems) != 1 || problems[0].Key != "https.client_crls[1]" {
+		t.Errorf("Load = %v, want a problem at https.client_crls[1]", err)
 	}
 }
 
@@ -377,21 +453,23 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	want := []string{
-		"https.tls.cert", "https.tls.key", "https.client_ca", "zones[0].mirror_credentials.password",
+		"https.tls.cert", "https.tls.key", "https.client_ca",
+		"ssh.authorized_keys[0].file", "ssh.authorities[0].file", "oidc[0].people.users", "zones[0].mirror_credentials.password",
 		"signers.allowed_signers", "signers.keys[0].file", "forges[0].file",
 	}
 	if diff := cmp.Diff(want, missing); diff != "" {
 		t.Errorf("missing files (-want +got):\n%s", diff)
 	}
 
-	for _, name := range []string{"tls/gate.pem", "tls/clients.pem", "allowed_signers", "keys/ci-review.pub.pem", "users.yaml"} {
+	for _, name := range []string{"tls/gate.pem", "tls/clients.pem", "allowed_signers", "keys/ci-review.pub.pem", "users.yaml", "ssh/builders", "ssh/user_ca.pub", "sso-users"} {
 		write(name, "x\n", 0o644)
 	}
 	write("tls/gate.key", "x\n", 0o640)
 	write("secrets/mirror-password", "hunter2\n", 0o644)
 	_, err = config.Load(path)
-	wantText := fmt.Sprintf("%s:53:17: zones[0].mirror_credentials.password: read secret %q: mode 0644 lets others at it; run: chmod 600 mirror-password (the secret must be there before the gate starts)",
-		path, filepath.Join(dir, "secrets/mirror-password"))
+	before, _, _ := strings.Cut(string(config.Example()), "      password: ")
+	wantText := fmt.Sprintf("%s:%d:17: zones[0].mirror_credentials.password: read secret %q: mode 0644 lets others at it; run: chmod 600 mirror-password (the secret must be there before the gate starts)",
+		path, strings.Count(before, "\n")+1, filepath.Join(dir, "secrets/mirror-password"))
 	if err == nil || err.Error() != wantText {
 		t.Errorf("Load = %v, want %s", err, wantText)
 	}

@@ -166,6 +166,9 @@ func (p *parser) decode(n *yaml.Node, key string, v reflect.Value) {
 func (p *parser) decodeKind(n *yaml.Node, key string, v reflect.Value) {
 	_, isValue := v.Addr().Interface().(value)
 	switch {
+	case v.Kind() == reflect.Pointer: // a section that may be absent
+		v.Set(reflect.New(v.Type().Elem()))
+		p.decodeKind(n, key, v.Elem())
 	case v.Kind() == reflect.Struct && !isValue:
 		p.mapping(n, key, v)
 	case v.Kind() == reflect.Slice:

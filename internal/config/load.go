@@ -49,9 +49,14 @@ func read(path string) ([]byte, error) {
 // checkFiles looks at what the document names.
 func (p *parser) checkFiles(c *Config) {
 	p.file("https.client_ca", c.HTTPS.ClientCA)
+	for i, l := range c.HTTPS.ClientCRLs {
+		p.file(fmt.Sprintf("https.client_crls[%d]", i), l.File)
+	}
 	p.tlsFiles("https.tls", c.HTTPS.TLS)
 	p.tlsFiles("admin.tls", c.Admin.TLS)
 	p.file("signers.allowed_signers", c.Signers.AllowedSigners)
+	p.checkSSHFiles(&c.SSH)
+	p.checkOIDCFiles(c)
 	for i, k := range c.Signers.Keys {
 		p.file(fmt.Sprintf("signers.keys[%d].file", i), k.File)
 	}

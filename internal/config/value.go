@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,6 +26,7 @@ var (
 	_ value = (*Secret)(nil)
 	_ value = (*Size)(nil)
 	_ value = (*Subject)(nil)
+	_ value = (*CRL)(nil)
 )
 
 // Path is a file or directory, made absolute against the document's directory.
@@ -84,6 +86,38 @@ func (l *Location) parse(text, dir string) *fault {
 	default:
 		return &fault{fmt.Sprintf("no such kind of place: %q", scheme), "known are dir:PATH, sqlite:PATH, https://HOST/PATH and http://HOST/PATH"}
 	}
+	return nil
+}
+
+// CRL says where a certificate revocation list is. Exactly one member is set.
+type CRL struct {
+	File Path
+	URL  string // http or https
+}
+
+// String returns the form the document uses.
+func (c CRL) String() string {
+	if c.File != "" {
+		return "file:" + string(c.File)
+	}
+	return c.URL
+}
+
+func (c *CRL) parse(text, dir string) *fault {
+	const hint = "write file:PATH, https://HOST/PATH or http://HOST/PATH"
+	if path, ok := strings.CutPrefix(text, "file:"); ok {
+		return c.File.parse(path, dir)
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
+		return &fault{"not a place of a revocation list", hint}
+	case u.User != nil:
+		return &fault{"a user or password in an address", "revocation lists are public: remove it"}
+	case strings.Contains(text, "#"):
+		return &fault{"an address with '#'", hint}
+	}
+	c.URL = text
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -37,6 +39,7 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/gateway/httpd"
+	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/gateway/upstream"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -73,11 +76,15 @@ type Options struct {
 	Limits     httpd.Limits
 	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
 	Dir        string
-	Review     bool // add the zone "review", which has main as its base
+	Admins     []string // users who administer main
+	Review     bool     // add the zone "review", which has main as its base
 	JournalFS  audit.FS
 	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
-	Uploads    gateway.Limits                        // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	SSH        bool                                  // open the ssh door too; every user of the forge file has a key
+	SSHLimits  sshd.Limits
+	SSHObserve func(sshd.Observation)
+	Uploads    gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -85,6 +92,8 @@ type Gate struct {
 	T        testing.TB
 	URL      string // https://127.0.0.1:PORT
 	Addr     string
+	SSHAddr  string // 127.0.0.1:PORT
+	HostKeys []ssh.Signer
 	Dir      string
 	CA       *devca.CA
 	DB       *sqldb.DB
@@ -100,17 +109,19 @@ type Gate struct {
 	Outsider provenance.Signer // of "outsider", whose key is trusted and who may sign for none
 	Stranger provenance.Signer // whose key nobody trusts
 
-	mu    sync.Mutex // guards users
-	users map[string]*User
-	stop  func()
-	idle  []func() // close what clients keep open, which a gate that stops waits for
+	mu       sync.Mutex // guards users, idle and refusals
+	users    map[string]*User
+	refusals map[authn.Reason]int
+	hasKeys  bool // the users in the forge file have SSH keys
+	stop     func()
+	idle     []func() // close what clients keep open, which a gate that stops waits for
 }
 
 // New builds a gate and stops it when the test ends. A gate in the directory of one that was stopped goes on where that one
 // was: the keys of its signers are the same.
 func New(t testing.TB, o Options) *Gate {
 	t.Helper()
-	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, Upstream: &Spy{}}
+	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, refusals: map[authn.Reason]int{}, Upstream: &Spy{}}
 	if g.Dir == "" {
 		g.Dir = t.TempDir()
 	}
@@ -164,6 +175,7 @@ func (g *Gate) rules(o Options) {
 	if text == "" {
 		text = DefaultForge
 	}
+	g.hasKeys = o.SSH
 	g.WriteForge(text)
 	var err error
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
@@ -179,8 +191,11 @@ func (g *Gate) rules(o Options) {
 		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Zones: []artifact.Zone{{Name: "main"}},
 		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{Forge + "/ci"}}},
 	}
+	for _, name := range o.Admins {
+		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{Forge + "/" + name}})
+	}
 	if o.Review {
-		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main"})
+		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main", Review: true})
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
 	}
 	for _, p := range o.Public {
@@ -194,6 +209,9 @@ func (g *Gate) rules(o Options) {
 
 // WriteForge replaces the forge file; Static.Reload or time makes the gate follow.
 func (g *Gate) WriteForge(text string) {
+	if g.hasKeys {
+		text = withKeys(text)
+	}
 	g.must(os.WriteFile(g.Path("forge.yaml"), []byte(text), 0o600), "write the forge file")
 }
 
@@ -221,18 +239,33 @@ func (g *Gate) assemble(o Options) {
 	}
 	zones := []gateway.Zone{main}
 	if o.Review {
-		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main"}})
+		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
 	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
+	keys, err := authn.NewSSHKeys(authn.SSHKeysConfig{Directory: g.Forges})
+	g.must(err, "make the rules for SSH keys")
 	g.Gateway, err = gateway.New(gateway.Config{
-		Authenticator: authn.Chain{g.Tokens, certificates}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Authenticator: authn.Chain{g.Tokens, certificates, keys}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
 		Names: g.DB, Tokens: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
-		Limits: o.Uploads,
+		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
+}
+
+func (g *Gate) countRefusal(_ string, why authn.Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refusals[why]++
+}
+
+// Refusals counts the credentials that were refused so far, by reason.
+func (g *Gate) Refusals() map[authn.Reason]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.refusals)
 }
 
 // signer makes the signer with a key that follows from its name, and returns what a verifier needs to know it.
@@ -266,8 +299,9 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 		clientCAs = g.CA.Pool()
 	}
 	door, err := httpd.New(httpd.Config{
-		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs), Mount: "/sstate", Limits: o.Limits,
-		Log: slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
+		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
+		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
+		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the https door")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -277,6 +311,10 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	behind, stopBehind := context.WithCancel(context.Background())
 	var doors, parts sync.WaitGroup
 	doors.Go(func() { _ = door.Serve(ctx, ln) })
+	if o.SSH {
+		door, ln := g.sshDoor(o)
+		doors.Go(func() { _ = door.Serve(ctx, ln) })
+	}
 	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run} {
 		parts.Go(func() { _ = run(behind) })
 	}
@@ -337,6 +375,20 @@ func (g *Gate) WithToken(token string) *User {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.withToken(token)
+}
+
+// WithCertificate returns a user that shows a client certificate of the development CA with that URI. It needs Options.ClientCA.
+func (g *Gate) WithCertificate(uri string) *User {
+	g.T.Helper()
+	cert, err := g.CA.Client(uri)
+	g.must(err, "make a client certificate")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	u := g.withToken("")
+	for _, t := range []*http.Transport{u.HTTP.Transport.(*http.Transport), u.http2} {
+		t.TLSClientConfig.Certificates = []tls.Certificate{*cert}
+	}
+	return u
 }
 
 func (g *Gate) withToken(token string) *User {

@@ -5,6 +5,10 @@ package servertls
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/lychgate/lychgate/authz/authn"
 )
 
 // GetCertificate is the field of tls.Config that picks a certificate for a handshake.
@@ -16,7 +20,11 @@ type GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 // With clientCAs a client certificate is asked for, never required, and verified when it is given. Session tickets are
 // off then, so that each connection verifies the certificate anew (a resumed one would not: CVE-2025-68121).
 // clientCAs must not be changed afterwards; make a new Config.
-func Config(get GetCertificate, clientCAs *x509.CertPool) *tls.Config {
+//
+// revoked, unless it is nil, is asked at the end of every handshake, of a resumed session too, and a revoked certificate ends
+// it. That is for the client's sake, who sees an alert instead of an unauthorized request: the same chain is to be asked
+// for again with each request, for a connection may outlive a revocation.
+func Config(get GetCertificate, clientCAs *x509.CertPool, revoked authn.RevocationChecker) *tls.Config {
 	c := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: get,
@@ -35,6 +43,23 @@ func Config(get GetCertificate, clientCAs *x509.CertPool) *tls.Config {
 		c.ClientAuth = tls.VerifyClientCertIfGiven
 		c.ClientCAs = clientCAs
 		c.SessionTicketsDisabled = true
+		if revoked != nil {
+			c.VerifyConnection = func(s tls.ConnectionState) error { return verify(s, revoked) }
+		}
 	}
 	return c
+}
+
+// verify looks at the chain that doors take for the credential: the first.
+func verify(s tls.ConnectionState, revoked authn.RevocationChecker) error {
+	switch {
+	case len(s.PeerCertificates) == 0:
+		return nil
+	case len(s.VerifiedChains) == 0:
+		return errors.New("the client certificate was not verified")
+	}
+	if err := revoked.CheckRevoked(s.VerifiedChains[0]); err != nil {
+		return fmt.Errorf("check the client certificate: %w", err)
+	}
+	return nil
 }

@@ -82,8 +82,8 @@ func (r *Reloader) Run(ctx context.Context) error {
 func (r *Reloader) Reload() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	cert, errCert := readBounded(r.files.Cert)
-	key, errKey := readBounded(r.files.Key)
+	cert, errCert := readBounded(r.files.Cert, maxFile)
+	key, errKey := readBounded(r.files.Key, maxFile)
 	err := errors.Join(errCert, errKey)
 	if err == nil && r.failed == "" && bytes.Equal(cert, r.cert) && bytes.Equal(key, r.key) {
 		return nil
@@ -147,15 +147,16 @@ func checkChain(chain [][]byte) error {
 
 const maxFile = 1 << 20
 
-func readBounded(path string) ([]byte, error) {
+// readBounded reads a file of at most so many bytes.
+func readBounded(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%q is longer than %d bytes", path, maxFile)
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%q is longer than %d bytes", path, most)
 	}
 	return b, err
 }

@@ -143,7 +143,7 @@ func TestRotationUnderHandshakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := servertls.Config(r.GetCertificate, nil)
+	server := servertls.Config(r.GetCertificate, nil, nil)
 	client := &tls.Config{RootCAs: roots, ServerName: "gate.test"}
 
 	const rotations = 1000
@@ -317,7 +317,7 @@ func TestPolicy(t *testing.T) {
 	p := newPair(t, nil)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(p.cert)
-	server := servertls.Config(get(p.tls(t)), nil)
+	server := servertls.Config(get(p.tls(t)), nil, nil)
 	if server.CurvePreferences != nil {
 		t.Error("CurvePreferences is set: that drops the post-quantum hybrids")
 	}
@@ -354,7 +354,7 @@ func TestClientCertificates(t *testing.T) {
 	roots, clients := x509.NewCertPool(), x509.NewCertPool()
 	roots.AppendCertsFromPEM(p.cert)
 	clients.AppendCertsFromPEM(mine.cert)
-	server := servertls.Config(get(p.tls(t)), clients)
+	server := servertls.Config(get(p.tls(t)), clients, nil)
 	for _, tc := range []struct {
 		name   string
 		client []tls.Certificate
@@ -387,7 +387,7 @@ func TestResumption(t *testing.T) {
 		clients *x509.CertPool
 		want    bool
 	}{{"without client certificates", nil, true}, {"with client certificates", pool, false}} {
-		server := servertls.Config(get(p.tls(t)), tc.clients)
+		server := servertls.Config(get(p.tls(t)), tc.clients, nil)
 		client := &tls.Config{RootCAs: pool, ServerName: "gate.test", ClientSessionCache: tls.NewLRUClientSessionCache(4)}
 		var state tls.ConnectionState
 		for range 2 {

@@ -1,0 +1,69 @@
+package httpd
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway"
+)
+
+// mint makes a token for who asks.
+func (h *handler) mint() {
+	var req gateway.TokenRequest
+	if !h.read(&req, 300) { // a note may hold some
+		return
+	}
+	if req.Seconds < 0 || req.Seconds > int64(authn.MaxTokenLife/time.Second) {
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "seconds is no length of a token's life", Hint: "leave it out for the longest that the gate gives"})
+		return
+	}
+	secret, info, err := h.session.Mint(h.r.Context(), time.Duration(req.Seconds)*time.Second, req.Note)
+	if err != nil {
+		h.failAccount(err)
+		return
+	}
+	h.reply(http.StatusCreated, gateway.TokenReply{
+		Token: secret.Reveal(), ID: info.ID, User: info.Principal.Key(), Name: info.Principal.Name, Expires: stamp(info.Expires),
+	})
+}
+
+// tokens lists the asker's own.
+func (h *handler) tokens() {
+	own, err := h.session.Tokens(h.r.Context())
+	if err != nil {
+		h.failAccount(err)
+		return
+	}
+	list := gateway.TokenList{Tokens: make([]gateway.TokenStatus, len(own))}
+	for i, t := range own {
+		list.Tokens[i] = gateway.TokenStatus{
+			ID: t.ID, Created: stamp(t.Created), Expires: stamp(t.Expires), Note: t.Note, Current: t.ID == h.session.CurrentToken(),
+		}
+	}
+	h.reply(http.StatusOK, list)
+}
+
+// revoke ends one of the asker's own.
+func (h *handler) revoke(id string) {
+	if id == "current" {
+		id = h.session.CurrentToken()
+	}
+	if err := h.session.Revoke(h.r.Context(), id); err != nil {
+		h.failAccount(err)
+		return
+	}
+	h.w.WriteHeader(http.StatusNoContent)
+}
+
+// failAccount answers an error about the asker's own credentials. They may have ended since the session began.
+func (h *handler) failAccount(err error) {
+	if errors.Is(err, gateway.ErrUnauthenticated) {
+		h.server.refuse(h.w, err)
+		return
+	}
+	h.fail(err)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
