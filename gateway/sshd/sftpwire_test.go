@@ -18,9 +18,6 @@ import (
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
-// patience bounds every wait for something that must happen. Nothing depends on how long it takes.
-const patience = 60 * time.Second
-
 // Packet types of SFTP version 3 (draft-ietf-secsh-filexfer-02, section 3).
 const (
 	fxpInit = 1 + iota
