@@ -136,8 +136,8 @@ func TestWithdrawnRightCutsSFTP(t *testing.T) {
 	o := sized(t, "large", 1<<20)
 	g.Publish([]gwtest.Object{o}, publicSource)
 	w := dialWire(t, g, "bob", generous(), false)
+	d := w.handle(packet(fxpOpendir, 1, "/main")) // before the file: when that is asked about again, so is this
 	f := w.handle(packet(fxpOpen, 1, "/main/"+o.Name, readFlag, 0))
-	d := w.handle(packet(fxpOpendir, 1, "/main"))
 	if got := summary(w.ask(packet(fxpRead, 1, f, uint64(0), 10))); got != "data(10)" {
 		t.Fatal(got)
 	}
