@@ -13,11 +13,8 @@ import (
 	"github.com/lychgate/lychgate/gateway/limit"
 )
 
-// What one channel may ask before it says what it is for, and for how long.
-const (
-	maxChannelRequests = 64
-	channelIdle        = 10 * time.Second
-)
+// maxChannelRequests is what one channel may ask that is refused.
+const maxChannelRequests = 64
 
 // serveChannel answers a channel of type "session", from its opening until the client has closed it.
 func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
@@ -60,11 +57,11 @@ type channel struct {
 	conn     *conn
 	identity *identity
 	cutting  sync.Once
-	closed   chan struct{} // once the client has closed it too
+	patience *time.Timer // ends the connection of a client that does not close a channel that was cut; set by cutting
 }
 
 func newChannel(c *conn, ch gossh.Channel, id *identity) *channel {
-	return &channel{Channel: ch, conn: c, identity: id, closed: make(chan struct{})}
+	return &channel{Channel: ch, conn: c, identity: id}
 }
 
 // serve answers requests until the client has closed the channel. They are taken to the end even while an operation runs, since a
@@ -74,8 +71,8 @@ func (ch *channel) serve(ctx context.Context, requests <-chan *gossh.Request) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	defer close(ch.closed)
-	idle := time.AfterFunc(channelIdle, ch.cut)
+	defer ch.gone()
+	idle := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, ch.cut)
 	defer idle.Stop()
 	begun := false
 	for n := 1; ; n++ {
@@ -141,13 +138,17 @@ func (ch *channel) run(ctx context.Context, op operation) {
 // cut ends the channel: reads and writes under way fail once the client agrees, which it must do soon, or its connection ends.
 func (ch *channel) cut() {
 	ch.cutting.Do(func() {
-		patience := time.AfterFunc(channelIdle, func() { ch.conn.Close() })
-		go func() {
-			<-ch.closed
-			patience.Stop()
-		}()
+		ch.patience = time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, func() { ch.conn.Close() })
 		_ = ch.Close()
 	})
+}
+
+// gone is for a channel that the client has closed. There is nothing left to cut.
+func (ch *channel) gone() {
+	ch.cutting.Do(func() {})
+	if ch.patience != nil {
+		ch.patience.Stop()
+	}
 }
 
 // subsystem lets the client speak SFTP until it ends the channel.

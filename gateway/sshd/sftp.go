@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -109,7 +110,7 @@ type handlers struct {
 	// trees and set times and modes look for what they have just made.
 	mine map[string]node
 
-	waiting waiters
+	early atomic.Int64 // bytes that wait for their turn to be written
 }
 
 // enter counts a handle. Each nil is followed by one leave.
