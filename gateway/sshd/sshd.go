@@ -57,7 +57,7 @@ type Limits struct {
 // DefaultLimits returns the limits that the documentation promises.
 func DefaultLimits() Limits {
 	return Limits{
-		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 2048,
+		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 4096,
 		Handshakes: 4096, HandshakesPerAddress: 2048, HandshakeTimeout: 10 * time.Second,
 		Channels: 128, ChannelsPerPrincipal: 4096, OpenHandles: 64,
 		IdleTimeout: 10 * time.Minute, KeepAlive: 30 * time.Second,
