@@ -31,9 +31,9 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 		c.Close()
 		return
 	}
-	if !c.enter() {
+	if why := c.enter(); why != "" {
 		c.bother()
-		_ = nc.Reject(gossh.ResourceShortage, "too many channels on this connection")
+		_ = nc.Reject(gossh.ResourceShortage, why)
 		return
 	}
 	defer c.leave()
@@ -43,6 +43,8 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 		return
 	}
 	defer s.channels.Leave(id.principal)
+	// Only a finished handshake has what it takes to ask the client for signs of life, and the first channel is what tells of one. A
+	// connection that never has a channel ends soon all the same.
 	c.alive.Do(func() { go c.keepAlive(sc) })
 	ch, requests, err := nc.Accept()
 	if err != nil {
@@ -159,18 +161,16 @@ func subsystem(ctx context.Context, ch *channel) (uint32, Observation) {
 	return 0, Observation{Route: "sftp", Outcome: succeeded}
 }
 
-// pacedWriter is an answer that must keep moving: what the client does not take in time cuts the channel.
+// pacedWriter is an answer that must keep moving while there is something to take: a client that does not take it in time loses the
+// channel.
 type pacedWriter struct {
 	w     io.Writer
 	ch    *channel
-	timer *time.Timer
-	pace  limit.Pace
-	set   time.Time
+	timer *time.Timer // cuts the channel
 }
 
 func (ch *channel) paced(w io.Writer) *pacedWriter {
-	l := ch.conn.server.limits
-	p := &pacedWriter{w: w, ch: ch, pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
+	p := &pacedWriter{w: w, ch: ch}
 	p.timer = time.AfterFunc(time.Hour, ch.cut)
 	p.timer.Stop()
 	return p
@@ -184,21 +184,19 @@ const piece = 32 << 10
 
 func (p *pacedWriter) Write(b []byte) (int, error) {
 	defer p.timer.Stop()
-	p.set = time.Time{}
+	l := p.ch.conn.server.limits
+	pace := limit.NewPace(l.ProgressWindow, l.ProgressBytes)
 	sent := 0
 	for sent < len(b) {
-		deadline, err := p.pace.Step()
+		deadline, err := pace.Step()
 		if err != nil {
 			p.ch.cut()
 			return sent, err
 		}
-		if deadline != p.set {
-			p.timer.Reset(time.Until(deadline))
-			p.set = deadline
-		}
+		p.timer.Reset(time.Until(deadline))
 		n, err := p.w.Write(b[sent:min(len(b), sent+piece)])
 		sent += n
-		p.pace.Moved(n)
+		pace.Moved(n)
 		if err != nil {
 			return sent, err
 		}
@@ -214,16 +212,16 @@ func (ch *channel) session(ctx context.Context) (*gateway.Session, error) {
 // tree is what the channel's client sees as files.
 func (ch *channel) tree() *tree { return &tree{session: ch.session} }
 
-// pacedReader is what the client sends, which must keep moving.
+// pacedReader is what the client sends, which must keep coming.
 type pacedReader struct {
 	ch    *channel
 	timer *time.Timer
 	pace  limit.Pace
 }
 
-func (ch *channel) pacedInput() *pacedReader {
-	l := ch.conn.server.limits
-	p := &pacedReader{ch: ch, pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
+// pacedInput returns what the client sends: at least floor bytes in each window, and with 0 something before the next one ends.
+func (ch *channel) pacedInput(floor int64) *pacedReader {
+	p := &pacedReader{ch: ch, pace: limit.NewPace(ch.conn.server.limits.ProgressWindow, floor)}
 	p.timer = time.AfterFunc(time.Hour, ch.cut)
 	p.timer.Stop()
 	return p

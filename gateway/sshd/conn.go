@@ -145,16 +145,19 @@ func (c *conn) countFor(principal string) bool {
 	return true
 }
 
-// enter counts a channel, and reports whether the connection may have it. Each true is followed by one leave.
-func (c *conn) enter() bool {
+// enter counts a channel, or says why the connection may not have it. Each "" is followed by one leave.
+func (c *conn) enter() (why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.channels >= c.server.limits.Channels || c.isFinishing {
-		return false
+	switch {
+	case c.isFinishing:
+		return "the connection is about to end"
+	case c.channels >= c.server.limits.Channels:
+		return "too many channels on this connection"
 	}
 	c.channels++
 	c.idle.Stop()
-	return true
+	return ""
 }
 
 func (c *conn) leave() {

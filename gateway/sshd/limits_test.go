@@ -332,7 +332,7 @@ func TestEnvironmentFlood(t *testing.T) {
 // large is an object that no window holds.
 func large() gwtest.Object {
 	o := gwtest.NewObject("large", "package")
-	o.Content = bytes.Repeat([]byte("0123456789abcdef"), 512<<10) // 8 MiB
+	o.Content = bytes.Repeat([]byte("0123456789abcdef"), 256<<10) // 4 MiB
 	return o
 }
 
@@ -358,6 +358,54 @@ func TestSlowReader(t *testing.T) {
 	case <-ended:
 	case <-time.After(patience):
 		t.Fatal("the channel is still open")
+	}
+	if r := run(t, c, "whoami"); r.code != 0 {
+		t.Errorf("the connection: %+v", r)
+	}
+}
+
+// TestUnhurriedClient: a client that thinks before it says something small is not slow, however long the whole takes.
+func TestUnhurriedClient(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{SSH: true, SSHLimits: sshd.Limits{ProgressWindow: time.Second}})
+	name := g.Publish([]gwtest.Object{gwtest.NewObject("hello", "package")}, publicSource)
+	c := dial(t, g, "alice")
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, err1 := s.StdinPipe()
+	output, err2 := s.StdoutPipe()
+	if err := errors.Join(err1, err2, s.Start("scp -f"+strings.Repeat(" /main/"+name, 3))); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, output) }()
+	for range 1 + 3*2 { // to begin, and for each file its line and its bytes
+		time.Sleep(500 * time.Millisecond)
+		if _, err := input.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTricklingNames: a client that brings its names too slowly loses its channel.
+func TestTricklingNames(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{SSH: true, SSHLimits: sshd.Limits{ProgressWindow: 100 * time.Millisecond}})
+	c := dial(t, g, "alice")
+	s, input, output := presenceUnderWay(t, c)
+	for range 10_000 {
+		if _, err := io.WriteString(input, "x\n"); err != nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if out, _ := io.ReadAll(output); len(out) > 0 {
+		t.Errorf("the answer is %q", out)
+	}
+	if err := s.Wait(); err == nil {
+		t.Error("the command ended well")
 	}
 	if r := run(t, c, "whoami"); r.code != 0 {
 		t.Errorf("the connection: %+v", r)
