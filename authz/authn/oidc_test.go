@@ -473,7 +473,9 @@ func person(id string) map[string]authn.Principal {
 // goneMap is a map whose file cannot be read any more.
 type goneMap struct{}
 
-func (goneMap) Current() (map[string]string, error) { return map[string]string{"u-alice": "4"}, errDown }
+func (goneMap) Current() (map[string]string, error) {
+	return map[string]string{"u-alice": "4"}, errDown
+}
 
 // TestPeople: the rules are asked in order, the first that answers wins, and a fault is no answer.
 func TestPeople(t *testing.T) {
