@@ -67,6 +67,7 @@ var testOnly = map[string]string{
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
 	"internal/bench":                "programs that measure; nothing is built on them",
+	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
 	"internal/crash":                "programs that kill and check; nothing is built on them",
 }
@@ -121,6 +122,10 @@ var modules = map[string]struct {
 	"golang.org/x/net": {
 		packages: []string{"authz/source", "gateway/httpd"}, why: "host names in their one form; HTTP/2 frames",
 		oldest: "0.56.0", mends: "CVE-2026-33814, -27141, -39821, -46600",
+	},
+	"golang.org/x/oauth2": {
+		packages: []string{"internal/client"}, why: "the device flow and code + PKCE: people sign in at an OpenID provider",
+		oldest: "0.27.0", mends: "CVE-2025-22868",
 	},
 	"golang.org/x/text":  {packages: []string{"authz/source"}, why: "Unicode's normal form, for locators"},
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
