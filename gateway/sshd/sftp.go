@@ -65,6 +65,7 @@ func serveSFTP(ctx context.Context, channel io.ReadWriteCloser, t *tree, l Limit
 	defer end(nil)
 	f := newFilter(channel, l, end)
 	h := &handlers{tree: t, life: func() context.Context { return ctx }, limits: l, fault: end, mine: map[string]node{}}
+	f.stat = h.answerStat
 	// Without pkg/sftp's allocator, which keeps 256 KiB for each request that ever was in flight until the channel ends, and is no faster.
 	server := sftp.NewRequestServer(f, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithRSMaxTxPacket(maxPayload))
 	served := make(chan error, 1)
@@ -204,16 +205,10 @@ func (h *handlers) Filelist(r *sftp.Request) (_ sftp.ListerAt, err error) {
 }
 
 // Lstat answers LSTAT: there are no links.
-func (h *handlers) Lstat(r *sftp.Request) (_ sftp.ListerAt, err error) {
-	defer h.recovered(&err)
-	n, err := h.tree.stat(h.life(), r.Filepath)
-	if errors.Is(err, gateway.ErrNotFound) {
-		if own, ok := h.remembered(r.Filepath); ok {
-			n, err = own, nil
-		}
-	}
+func (h *handlers) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
+	n, err := h.stat(r.Filepath)
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, err
 	}
 	return one{n}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,17 +63,22 @@ var (
 )
 
 // filter stands between a channel and pkg/sftp, which reads and writes it. It lets only packets of bounded length through, in which a
-// path is one the tree can take, and it answers limits@openssh.com, which pkg/sftp does not know.
+// path is one the tree can take, and it answers limits@openssh.com, which pkg/sftp does not know, and most STATs, which it is slow at.
 type filter struct {
 	channel io.ReadWriteCloser
 	handles uint64        // how many the client is told it may have open
 	window  time.Duration // in which the client must take a piece
 	ended   func(error)   // called when nothing more will come, and when the client takes nothing
+	// stat appends the answer to a STAT with an id, or leaves it to pkg/sftp; nil leaves it all.
+	stat func(out, id []byte, path string) (answer []byte, ok bool)
 
-	in    *bufio.Reader
-	begun bool   // INIT was read
-	left  int    // bytes of the packet under way that go by unseen
-	ready []byte // bytes of a packet that was looked at
+	in      *bufio.Reader
+	begun   bool   // INIT was read
+	left    int    // bytes of the packet under way that go by unseen
+	ready   []byte // bytes of a packet that was looked at
+	answers []byte // that are not sent yet
+
+	under atomic.Int64 // requests that pkg/sftp was given and has not answered: each gets one answer
 
 	writing  sync.Mutex // held from the first byte of a packet to its last, by whoever writes it; at the beginning, by VERSION
 	greeted  bool
@@ -112,6 +118,11 @@ func (f *filter) Read(p []byte) (int, error) {
 
 // next looks at the head of a packet. What has no path goes by; the rest is looked through.
 func (f *filter) next() error {
+	if !f.holdsPacket() {
+		if err := f.flush(); err != nil {
+			return err
+		}
+	}
 	head, err := f.in.Peek(5)
 	if err != nil {
 		if len(head) > 0 && err == io.EOF {
@@ -130,7 +141,8 @@ func (f *filter) next() error {
 	switch kind {
 	case fxpClose, fxpRead, fxpWrite, fxpFstat, fxpFsetstat, fxpReaddir:
 		f.left = 4 + int(length)
-		return nil
+		f.under.Add(1)
+		return f.flush()
 	}
 	if length > maxLooked {
 		return errPacketLength
@@ -139,7 +151,15 @@ func (f *filter) next() error {
 	if _, err := io.ReadFull(f.in, packet); err != nil {
 		return err
 	}
-	f.ready, err = f.look(packet)
+	if f.answer(packet) {
+		return nil
+	}
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if f.ready, err = f.look(packet); len(f.ready) > 0 {
+		f.under.Add(1)
+	}
 	return err
 }
 
@@ -234,6 +254,7 @@ func (f *filter) Write(p []byte) (int, error) {
 			return 0, fmt.Errorf("pkg/sftp answers INIT with %.9x", p)
 		}
 		_, err := f.send(version())
+		f.under.Add(-1)
 		return len(p), err
 	}
 	if f.unsent == 0 {
@@ -251,6 +272,7 @@ func (f *filter) Write(p []byte) (int, error) {
 	err := f.sendBehindHead(p)
 	if f.unsent <= 0 || err != nil {
 		f.unsent = 0
+		f.under.Add(-1)
 		f.writing.Unlock()
 	}
 	return len(p), err
