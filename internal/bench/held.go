@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,15 @@ func serveHold(ctx context.Context, order []string, in io.Reader, out io.Writer)
 	}
 	_, err = io.Copy(io.Discard, in)
 	return err
+}
+
+// readHeld reads the one line that such a process says.
+func readHeld(r io.Reader) (h held, err error) {
+	line, err := bufio.NewReader(r).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &h, exactly())
+	}
+	return h, err
 }
 
 // hold opens connections, and measures how long one more takes.
@@ -241,11 +251,7 @@ func startHolder(ctx context.Context, l load) (*holder, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	h := &holder{release: func() { write.Close(); _ = cmd.Wait(); cancel() }}
-	text := make([]byte, 64<<10) // it says one line
-	n, err := out.Read(text)
-	if err == nil {
-		err = json.Unmarshal(text[:n], &h.said, exactly())
-	}
+	h.said, err = readHeld(out)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("hold connections: %w", err)
