@@ -16,7 +16,7 @@ import (
 
 const (
 	heldConns   = 2000 // at the gate
-	heldOpenSSH = 200  // at OpenSSH, which has three processes for each
+	heldOpenSSH = 200  // at OpenSSH, which has processes for each
 	heldLater   = 20   // connections that are made beside those, one after another
 	heldJobs    = 16   // connections that are made at once
 	heldTurns   = 3
@@ -134,7 +134,7 @@ type holding struct {
 // measureHeld holds connections open at the gate and, fewer of them, at OpenSSH.
 func measureHeld(ctx context.Context, w *world) ([]row, error) {
 	s := w.servers
-	both, err := w.sftps("STAT", "small.names", func(*load) {}, s.openssh, s.ssh)
+	both, err := w.sftps(ctx, "STAT", "small.names", func(*load) {}, s.openssh, s.ssh)
 	if err != nil {
 		return nil, err
 	}

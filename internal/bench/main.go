@@ -37,6 +37,8 @@ func dispatch(ctx context.Context, args []string) error {
 			return serveLoad(ctx, os.Stdin, os.Stdout)
 		case "hold":
 			return serveHold(ctx, args[1:], os.Stdin, os.Stdout)
+		case "sshhandler":
+			return serveSSHHandler(ctx, args[1:])
 		case "handler":
 			return serveHandler(ctx, args[1:])
 		}

@@ -34,7 +34,7 @@ KexAlgorithms %s
 Subsystem sftp internal-sftp
 `
 
-// writeSSHKeys makes the host key that both servers have, and alice's.
+// writeSSHKeys makes the host key that all servers have, and alice's.
 func (w *world) writeSSHKeys(context.Context) error {
 	host, err := w.sshKey("host_key")
 	if err != nil {
@@ -45,7 +45,7 @@ func (w *world) writeSSHKeys(context.Context) error {
 		return err
 	}
 	var known strings.Builder
-	for _, s := range []server{w.servers.openssh, w.servers.ssh} {
+	for _, s := range []server{w.servers.openssh, w.servers.bareSSH, w.servers.ssh} {
 		address, port, _ := strings.Cut(s.addr, ":")
 		known.WriteString("[" + address + "]:" + port + " " + host)
 	}
@@ -108,8 +108,8 @@ func (w *world) login() (*sshLogin, error) {
 }
 
 // sftps are contenders that are asked the same over SFTP. change makes of the least order what is wanted.
-func (w *world) sftps(method, names string, change func(*load), all ...server) (list []contender, err error) {
-	if err := w.prepare(context.Background()); err != nil {
+func (w *world) sftps(ctx context.Context, method, names string, change func(*load), all ...server) (list []contender, err error) {
+	if err := w.prepare(ctx); err != nil {
 		return nil, err
 	}
 	for _, s := range all {
@@ -131,15 +131,19 @@ func (w *world) sftps(method, names string, change func(*load), all ...server) (
 	return list, nil
 }
 
-// besideOpenSSH has OpenSSH and the gate do the same in turn.
-func (w *world) besideOpenSSH(ctx context.Context, name, method string, least float64, change func(*load)) (row, error) {
+// besideOpenSSH has OpenSSH, a bare server and the gate do the same in turn.
+func (w *world) besideOpenSSH(ctx context.Context, name string, least float64, change func(*load)) ([]row, error) {
 	s := w.servers
-	both, err := w.sftps(method, "small.names", change, s.openssh, s.ssh)
+	contenders, err := w.sftps(ctx, "STAT", "small.names", change, s.ssh, s.openssh, s.bareSSH)
 	if err != nil {
-		return row{}, err
+		return nil, err
 	}
-	all, err := w.compare(ctx, both...)
-	return rates(name, s.openssh, all, all[s.ssh.name].median(turn.rate), least, true), err
+	all, err := w.compare(ctx, contenders...)
+	if err != nil {
+		return nil, err
+	}
+	gate := all[s.ssh.name].median(turn.rate)
+	return []row{rates(name, s.openssh, all, gate, least, true), rates(name, s.bareSSH, all, gate, 0, true)}, nil
 }
 
 // What is asked of one connection, and of many.
@@ -149,14 +153,14 @@ const (
 )
 
 func measureSFTPConnect(ctx context.Context, w *world) ([]row, error) {
-	one, err := w.besideOpenSSH(ctx, "SFTP: connect, stat, close; one at a time", "STAT", 10, func(l *load) { l.Connect = true })
+	one, err := w.besideOpenSSH(ctx, "SFTP: connect, stat, close; one at a time", 10, func(l *load) { l.Connect = true })
 	if err != nil {
 		return nil, err
 	}
-	many, err := w.besideOpenSSH(ctx, fmt.Sprintf("SFTP: connect, stat, close; %d at once", sftpJobs), "STAT", 10, func(l *load) {
+	many, err := w.besideOpenSSH(ctx, fmt.Sprintf("SFTP: connect, stat, close; %d at once", sftpJobs), 10, func(l *load) {
 		l.Connect, l.Conns = true, sftpJobs
 	})
-	return []row{one, many}, err
+	return append(one, many...), err
 }
 
 func measureSFTPStat(ctx context.Context, w *world) (rows []row, err error) {
@@ -169,11 +173,11 @@ func measureSFTPStat(ctx context.Context, w *world) (rows []row, err error) {
 		{fmt.Sprintf("SFTP: stats on one connection, %d in flight", sftpAhead), 1.5, 1, sftpAhead},
 		{fmt.Sprintf("SFTP: stats on %d connections, one in flight each", sftpJobs), 0, sftpJobs, 1},
 	} {
-		r, err := w.besideOpenSSH(ctx, k.name, "STAT", k.least, func(l *load) { l.Conns, l.SSH.Flight = k.conns, k.flight })
+		more, err := w.besideOpenSSH(ctx, k.name, k.least, func(l *load) { l.Conns, l.SSH.Flight = k.conns, k.flight })
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, r)
+		rows = append(rows, more...)
 	}
 	return rows, nil
 }
@@ -196,11 +200,11 @@ func measureSFTPGet(ctx context.Context, w *world) (rows []row, err error) {
 func (w *world) downloads(ctx context.Context, client string, least float64) ([]row, error) {
 	s := w.servers
 	change := func(l *load) { l.Length, l.SSH.Client = largeBytes, client }
-	both, err := w.sftps("READ", "blob.names", change, s.openssh, s.ssh)
+	both, err := w.sftps(ctx, "READ", "blob.names", change, s.openssh, s.ssh)
 	if err != nil {
 		return nil, err
 	}
-	mirrored, err := w.sftps("READ", "mirrored.names", change, s.ssh)
+	mirrored, err := w.sftps(ctx, "READ", "mirrored.names", change, s.ssh)
 	if err != nil {
 		return nil, err
 	}

@@ -26,11 +26,11 @@ type server struct {
 
 // servers are all contenders. The gate is the last, but for its other door.
 type servers struct {
-	nginx, guarded, caddy, handler, mirror, openssh, gate, ssh server
+	nginx, guarded, caddy, handler, mirror, openssh, bareSSH, gate, ssh server
 }
 
 func newServers(w *world) (*servers, error) {
-	var addrs [8]string
+	var addrs [9]string
 	for i := range addrs {
 		var err error
 		if addrs[i], err = freeAddress(); err != nil {
@@ -46,6 +46,7 @@ func newServers(w *world) (*servers, error) {
 		mirror:  server{name: "nginx, plain HTTP", addr: addrs[4], lacks: nginx},
 		openssh: server{name: "OpenSSH", addr: addrs[6], lacks: lacking("sshd", "openssh-server")},
 		gate:    server{name: "the gate", addr: addrs[5]},
+		bareSSH: server{name: "a bare Go SSH server", addr: addrs[8]},
 		ssh:     server{name: "the gate's ssh door", addr: addrs[7]},
 	}
 	s.nginx.start = func(ctx context.Context) ([]*process, error) {
@@ -58,6 +59,7 @@ func newServers(w *world) (*servers, error) {
 	s.caddy.start = func(ctx context.Context) ([]*process, error) { return startCaddy(ctx, w, s.caddy.addr) }
 	s.handler.start = func(ctx context.Context) ([]*process, error) { return startHandler(ctx, w, s.handler.addr) }
 	s.openssh.start = func(ctx context.Context) ([]*process, error) { return startOpenSSH(ctx, w, s.openssh.addr) }
+	s.bareSSH.start = func(ctx context.Context) ([]*process, error) { return startSSHHandler(ctx, w, s.bareSSH.addr) }
 	s.ssh.start = func(ctx context.Context) ([]*process, error) { return startGate(ctx, w, s.gate.addr) }
 	s.gate.start = func(ctx context.Context) ([]*process, error) { return startGate(ctx, w, s.gate.addr) }
 	return s, nil

@@ -39,7 +39,7 @@ func newSFTPPeer(t *testing.T, content []byte) *sftpPeer {
 		t.Fatal(err)
 	}
 	p.addr = ln.Addr().String()
-	p.servers.ssh.addr, p.servers.openssh.addr = p.addr, p.addr
+	p.servers.ssh.addr, p.servers.openssh.addr, p.servers.bareSSH.addr = p.addr, p.addr, "127.0.0.1:1"
 	if err := p.writeSSHKeys(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -247,6 +247,38 @@ func TestMembers(t *testing.T) {
 	}
 }
 
+// TestSSHHandler: the bare server answers STATs, and ends when it is told to.
+func TestSSHHandler(t *testing.T) {
+	p := newSFTPPeer(t, nil)
+	addr, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serveSSHHandler(ctx, []string{"-addr", addr, "-key", p.path("host_key"), "-length", "17"})
+	}()
+	for !accepts(addr) {
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	l := p.order(t, "STAT /{NAME}", 17, func(l *load) { l.Addr, l.SSH.Flight = addr, 3 })
+	if o, err := l.run(t.Context()); err != nil || o.Requests < 3 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := serveSSHHandler(t.Context(), []string{"-addr", addr, "-key", p.path("nowhere")}); err == nil {
+		t.Error("served without a key")
+	}
+}
+
 // TestAsked: what was asked is told in words.
 func TestAsked(t *testing.T) {
 	for _, tc := range []struct {
@@ -268,7 +300,7 @@ func TestAsked(t *testing.T) {
 // TestSSHWorld: both servers are known by one host key, and the gate's forge knows alice by hers.
 func TestSSHWorld(t *testing.T) {
 	p := newSFTPPeer(t, nil)
-	if known := readText(p.path("known_hosts")); strings.Count(known, "ssh-ed25519 ") != 2 || strings.Count(known, p.addr[strings.Index(p.addr, ":")+1:]) != 2 {
+	if known := readText(p.path("known_hosts")); strings.Count(known, "ssh-ed25519 ") != 3 || strings.Count(known, p.addr[strings.Index(p.addr, ":")+1:]) != 2 {
 		t.Error(known)
 	}
 	if err := p.writeGateFiles(t.Context()); err != nil {
