@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lychgate/lychgate/gateway/audit"
+)
+
+// gate is a gate that runs: the quickstart, whose forge lets alice and ci read every repository, and bob those below public/.
+type gate struct {
+	w                 *world
+	https, ssh, admin string // addresses
+	cmd               *exec.Cmd
+	done              chan error
+}
+
+// startGate starts the gate on free ports and waits until it is open.
+func startGate(ctx context.Context, w *world) (*gate, error) {
+	g := &gate{w: w, done: make(chan error, 1)}
+	for _, address := range []*string{&g.https, &g.ssh, &g.admin} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		*address = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			return nil, err
+		}
+	}
+	log, err := os.Create(w.path("gate.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	g.cmd = exec.Command(w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
+	g.cmd.Stdout, g.cmd.Stderr = log, log
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := g.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { g.done <- g.cmd.Wait() }()
+	if err := g.await(ctx); err != nil {
+		g.stop()
+		return nil, err
+	}
+	return g, nil
+}
+
+// await returns when the gate says that it is open.
+func (g *gate) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		text, err := os.ReadFile(g.w.path("gate.log"))
+		if err != nil || strings.Contains(string(text), "\nThe gate is open") {
+			return err
+		}
+		select {
+		case err := <-g.done:
+			g.done <- err
+			return fmt.Errorf("the gate ended: %w: %s", err, text)
+		case <-ctx.Done():
+			return fmt.Errorf("the gate does not open: %w: %s", ctx.Err(), text)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// stop ends the gate, and by force if it takes longer than a minute.
+func (g *gate) stop() {
+	_ = g.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-g.done:
+	case <-time.After(time.Minute):
+		_ = g.cmd.Process.Kill()
+		<-g.done
+	}
+}
+
+func (g *gate) path(name string) string { return g.w.path("gate/" + name) }
+
+// push publishes a cache as CI would.
+func (g *gate) push(ctx context.Context, dir string) error {
+	return command(ctx, g.w.dir, nil, g.w.o.gate, "push", dir, "--quiet", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
+		"--token-file", g.path("ci.token"), "--key", g.path("ci.key"))
+}
+
+// counts are what the gate has answered so far, by a few words that say what.
+type counts map[string]int
+
+// counts reads the gate's metrics.
+func (g *gate) counts(ctx context.Context) (counts, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.admin+"/metrics", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.New("metrics: " + res.Status)
+	}
+	c := counts{}
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		series, value, _ := strings.Cut(lines.Text(), "} ")
+		name, labels, _ := strings.Cut(series, "{")
+		n, _ := strconv.ParseFloat(value, 64)
+		switch label := labelsOf(labels); name {
+		case "lychgate_requests_total":
+			c[label["method"]+" "+label["status"]] += int(n)
+		case "lychgate_ssh_operations_total":
+			c[label["route"]+" "+label["outcome"]] += int(n)
+		}
+	}
+	return c, nil
+}
+
+// labelsOf reads a="b",c="d"; no value here has a comma or a quote in it.
+func labelsOf(text string) map[string]string {
+	labels := map[string]string{}
+	for _, pair := range strings.Split(text, ",") {
+		name, value, _ := strings.Cut(pair, "=")
+		labels[name] = strings.Trim(value, `"`)
+	}
+	return labels
+}
+
+// trail returns the events of a user after the one numbered last, and the number of the last of all.
+func (g *gate) trail(ctx context.Context, user string, last uint64) (events []audit.Event, end uint64, err error) {
+	for e, err := range audit.Tail(ctx, g.path("state/audit"), audit.TailOptions{}) {
+		if err != nil {
+			return nil, 0, err
+		}
+		end = e.Seq
+		if e.Seq > last && e.Actor.Name == user {
+			events = append(events, e)
+		}
+	}
+	return events, end, nil
+}

@@ -1,0 +1,141 @@
+// Bitbake runs real, unmodified BitBake against a gate: it makes a small build of its own, publishes its cache, and builds from
+// nothing as a user who may read all and as one who may not, through https, ssh and sftp mirrors.
+//
+//	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
+//
+// It needs checkouts of BitBake and openembedded-core, and no network: the recipes are four, their sources local git
+// repositories, and no compiler is needed. It fails when a build's counts, exit code, errors or bytes are others than documented.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o, err := parseOptions(os.Args[1:], os.Stderr)
+	if err == nil {
+		err = run(ctx, o)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bitbake: error:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// options are the command line. Directories are absolute.
+type options struct {
+	bitbake, oecore, gate string
+	only                  *regexp.Regexp
+	timeout               time.Duration
+	keep                  bool
+}
+
+func parseOptions(args []string, usage io.Writer) (options, error) {
+	var o options
+	var only string
+	flags := flag.NewFlagSet("bitbake", flag.ContinueOnError)
+	flags.SetOutput(usage)
+	flags.StringVar(&o.bitbake, "bitbake", "", "`directory` of a BitBake checkout")
+	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
+	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
+	flags.StringVar(&only, "only", "", "make only the builds whose name (ssh-bob) matches `regexp`")
+	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
+	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	var err error
+	if o.only, err = regexp.Compile(only); err != nil {
+		return o, err
+	}
+	return o, errors.Join(
+		existing(&o.bitbake, "-bitbake", "bin/bitbake", "git clone https://git.openembedded.org/bitbake"),
+		existing(&o.oecore, "-oecore", "meta/conf/bitbake.conf", "git clone https://git.openembedded.org/openembedded-core"),
+		existing(&o.gate, "-gate", "", "make build"),
+	)
+}
+
+// existing makes path absolute, and checks that it has what it is wanted for.
+func existing(path *string, option, inside, hint string) error {
+	if *path == "" {
+		return fmt.Errorf("%s is missing; get one with: %s", option, hint)
+	}
+	abs, err := filepath.Abs(*path)
+	if err == nil {
+		_, err = os.Stat(filepath.Join(abs, inside))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w; get one with: %s", option, err, hint)
+	}
+	*path = abs
+	return nil
+}
+
+// tools are what a build and this program run, and the Debian packages they are in.
+var tools = map[string]string{
+	"python3": "python3", "git": "git", "wget": "wget", "cpio": "cpio", "pzstd": "zstd", "xz": "xz-utils",
+	"ssh": "openssh-client", "localedef": "libc-bin", "flock": "util-linux", "tar": "tar", "gzip": "gzip",
+}
+
+func checkTools() error {
+	var packages []string
+	for tool, name := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			packages = append(packages, name)
+		}
+	}
+	if _, err := os.Stat("/usr/share/i18n/locales/en_US"); err != nil {
+		packages = append(packages, "locales") // BitBake insists on en_US.UTF-8
+	}
+	if len(packages) > 0 {
+		return fmt.Errorf("programs are missing; run: sudo apt-get install %s", strings.Join(packages, " "))
+	}
+	return nil
+}
+
+// run makes the world, fills the gate, and builds through each mirror as each user.
+func run(ctx context.Context, o options) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	if err := checkTools(); err != nil {
+		return err
+	}
+	w, err := newWorld(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	t, err := newTrial(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer t.gate.stop()
+	var rows []row
+	for _, c := range cases() {
+		if !o.only.MatchString(c.name()) {
+			continue
+		}
+		r, faults := t.try(ctx, c)
+		rows = append(rows, r)
+		err = errors.Join(err, faults)
+	}
+	return errors.Join(writeTable(os.Stdout, rows), err)
+}

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// trial is a gate with a published cache.
+type trial struct {
+	w       *world
+	gate    *gate
+	cache   string         // directory of the cache as published
+	objects []string       // names of its archives and of the siginfo files beside them
+	wanted  map[string]int // archives, by recipe
+	output  []byte         // of the last recipe
+}
+
+// newTrial builds once without a mirror, opens a gate, and publishes the cache.
+func newTrial(ctx context.Context, w *world) (*trial, error) {
+	t := &trial{w: w, cache: w.path("builds/first/sstate"), wanted: map[string]int{}}
+	if err := w.home("nobody", "", ""); err != nil {
+		return nil, err
+	}
+	r, err := w.build(ctx, "first", w.path("homes/nobody"), "")
+	if err != nil {
+		return nil, fmt.Errorf("first build: %w", err)
+	}
+	if r.exit != 0 || r.mirrors != 0 || len(r.compiled) != len(recipes()) {
+		return nil, fmt.Errorf("first build: exit code %d, see %s/output:\n%s", r.exit, r.dir, strings.Join(r.errors, "\n"))
+	}
+	fmt.Fprintf(os.Stderr, "built %d recipes without a mirror in %.0f s\n", len(r.compiled), r.took.Seconds())
+	if t.output, err = os.ReadFile(outputOf(r.dir)); err != nil {
+		return nil, err
+	}
+	if t.objects, err = objects(t.cache, true); err != nil {
+		return nil, err
+	}
+	for _, name := range t.objects {
+		if strings.HasSuffix(name, ".tar.zst") {
+			t.wanted[recipeOf(name)]++
+		}
+	}
+	if t.gate, err = startGate(ctx, w); err != nil {
+		return nil, err
+	}
+	if err := t.gate.push(ctx, t.cache); err != nil {
+		t.gate.stop()
+		return nil, err
+	}
+	return t, nil
+}
+
+// outputOf is what the last recipe deploys.
+func outputOf(dir string) string {
+	return filepath.Join(dir, "tmp/deploy/images/qemux86-64/firmware.txt")
+}
+
+// home makes a home directory: a .netrc, an ssh_config, and git's way to the repositories.
+func (w *world) home(name, netrc, sshConfig string) error {
+	git := fmt.Sprintf("[url \"file://%s/\"]\n\tinsteadOf = https://git.example.com/\n[safe]\n\tdirectory = *\n", w.path("repositories"))
+	return errors.Join(
+		w.write("homes/"+name+"/.gitconfig", git),
+		w.writeMode("homes/"+name+"/.netrc", netrc, 0o600),
+		w.writeMode("homes/"+name+"/ssh_config", sshConfig, 0o600),
+	)
+}
+
+// build is a build to try: the scheme of its mirror, and whose it is.
+type build struct {
+	scheme, user string
+	shared       bool // ssh connections are
+}
+
+// cases are the builds, in order. The stranger's refused attempts come last: a gate slows down who has many.
+func cases() []build {
+	return []build{
+		{scheme: "https", user: "alice"},
+		{scheme: "https", user: "bob"},
+		{scheme: "ssh", user: "alice"},
+		{scheme: "ssh", user: "bob"},
+		{scheme: "ssh", user: "alice", shared: true},
+		{scheme: "sftp", user: "alice"},
+		{scheme: "sftp", user: "bob"},
+		{scheme: "ssh", user: "stranger"},
+	}
+}
+
+func (b build) name() string {
+	if b.shared {
+		return b.scheme + "-" + b.user + "-shared"
+	}
+	return b.scheme + "-" + b.user
+}
+
+// reads reports whether the build's user may read what a recipe is made from.
+func (b build) reads(r recipe) bool {
+	return b.user == "alice" || b.user == "bob" && r.public
+}
+
+// row is a line of the table.
+type row struct {
+	build  build
+	result result
+	same   int // objects restored, with the same bytes
+	counts counts
+}
+
+// try makes one build and compares it with what is documented.
+func (t *trial) try(ctx context.Context, b build) (row, error) {
+	r, err := t.measure(ctx, b)
+	if err == nil {
+		err = errors.Join(t.checkCounts(b, r.result), t.checkWork(b, &r))
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w; see %s/output (-keep)", b.name(), err, r.result.dir)
+	}
+	fmt.Fprintf(os.Stderr, "%s: %d of %d, exit code %d, %.0f s\n", b.name(), r.result.mirrors, r.result.wanted, r.result.exit, r.result.took.Seconds())
+	return r, err
+}
+
+// measure makes one build.
+func (t *trial) measure(ctx context.Context, b build) (row, error) {
+	r := row{build: b}
+	if err := t.equip(ctx, b); err != nil {
+		return r, err
+	}
+	before, err := t.gate.counts(ctx)
+	if err != nil {
+		return r, err
+	}
+	_, last, err := t.gate.trail(ctx, b.user, 0)
+	if err != nil {
+		return r, err
+	}
+	if r.result, err = t.w.build(ctx, b.name(), t.w.path("homes/"+b.name()), t.mirror(b)); err != nil {
+		return r, err
+	}
+	if r.counts, err = t.gate.counts(ctx); err != nil {
+		return r, err
+	}
+	for what, n := range before {
+		r.counts[what] -= n
+	}
+	return r, t.checkTrail(ctx, b, last)
+}
+
+// equip makes the home of the build's user, as docs/bitbake.md says.
+func (t *trial) equip(ctx context.Context, b build) error {
+	netrc := ""
+	if b.scheme == "https" {
+		token, err := os.ReadFile(t.gate.path(b.user + ".token"))
+		if err != nil {
+			return err
+		}
+		netrc = "machine 127.0.0.1 login token password " + string(token)
+	}
+	key := t.gate.path(b.user + ".key")
+	if b.user == "stranger" {
+		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
+			return err
+		}
+	}
+	host, port, err := net.SplitHostPort(t.gate.ssh)
+	if err != nil {
+		return err
+	}
+	config := fmt.Sprintf("Host gate\n  HostName %s\n  Port %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n",
+		host, port, key, t.gate.path("known_hosts"))
+	if b.shared {
+		config += fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", t.w.path("shared"))
+	}
+	return t.w.home(b.name(), netrc, config)
+}
+
+// mirror is what the build's conf/local.conf says of its mirror.
+func (t *trial) mirror(b build) string {
+	if b.scheme == "https" {
+		return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
+			fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
+	}
+	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme)
+}
+
+// checkCounts compares what BitBake counts. sftp has no way to ask whether something is there: BitBake takes all for present, and
+// each download that fails is an error, though the task then runs and succeeds.
+func (t *trial) checkCounts(b build, r result) error {
+	var all, readable int
+	for _, recipe := range recipes() {
+		all += t.wanted[recipe.name]
+		if b.reads(recipe) {
+			readable += t.wanted[recipe.name]
+		}
+	}
+	missed, exit, faulty := all-readable, 0, false
+	if b.scheme == "sftp" && missed > 0 {
+		missed, exit, faulty = 0, 1, true
+	}
+	var faults []error
+	if r.wanted != all || r.local != 0 || r.missed != missed || r.mirrors != all-missed {
+		faults = append(faults, fmt.Errorf("wanted %d local %d mirrors %d missed %d; documented is %d, 0, %d, %d",
+			r.wanted, r.local, r.mirrors, r.missed, all, all-missed, missed))
+	}
+	if r.exit != exit || (len(r.errors) > 0) != faulty {
+		faults = append(faults, fmt.Errorf("exit code %d, documented is %d; errors: %q", r.exit, exit, r.errors))
+	}
+	if !r.succeeded {
+		faults = append(faults, errors.New("a task failed"))
+	}
+	return errors.Join(faults...)
+}
+
+// checkWork looks at what was built, which is what could not be had, and at what was restored.
+func (t *trial) checkWork(b build, r *row) error {
+	var faults []error
+	var compiles, restored []string
+	for _, recipe := range recipes() {
+		if !b.reads(recipe) {
+			compiles = append(compiles, recipe.name)
+		}
+	}
+	for _, name := range t.objects {
+		if !slices.Contains(compiles, recipeOf(name)) {
+			restored = append(restored, name)
+		}
+	}
+	slices.Sort(compiles)
+	slices.Sort(r.result.compiled)
+	if !slices.Equal(compiles, r.result.compiled) {
+		faults = append(faults, fmt.Errorf("compiled %q, want %q", r.result.compiled, compiles))
+	}
+	var err error
+	r.same, err = sameBytes(t.cache, filepath.Join(r.result.dir, "sstate"), restored)
+	if err != nil || (r.same == 0) != (len(restored) == 0) {
+		faults = append(faults, fmt.Errorf("%d objects restored: %w", r.same, err))
+	}
+	if output, err := os.ReadFile(outputOf(r.result.dir)); err != nil || string(output) != string(t.output) {
+		faults = append(faults, fmt.Errorf("the build's output is %q, want %q: %w", output, t.output, err))
+	}
+	return errors.Join(faults...)
+}
+
+// checkTrail looks for a decision to give the user what they may not read.
+func (t *trial) checkTrail(ctx context.Context, b build, last uint64) error {
+	events, _, err := t.gate.trail(ctx, b.user, last)
+	if err != nil {
+		return err
+	}
+	allowed := 0
+	for _, e := range events {
+		if e.Decision.Verdict != "allow" || e.Object.Path == "" {
+			continue
+		}
+		allowed++
+		i := slices.IndexFunc(recipes(), func(r recipe) bool { return r.name == recipeOf(e.Object.Path) })
+		if i < 0 || !b.reads(recipes()[i]) {
+			return fmt.Errorf("%s was allowed to read %s", b.user, e.Object.Path)
+		}
+	}
+	if (allowed > 0) != (b.user != "stranger") {
+		return fmt.Errorf("%d reads of %s were allowed", allowed, b.user)
+	}
+	return nil
+}
+
+// writeTable prints what the builds came to.
+func writeTable(w io.Writer, rows []row) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "build\twanted\tmirrors\tmissed\texit\tERROR\tsame\tseconds\tat the gate")
+	for _, r := range rows {
+		var seen []string
+		for _, what := range slices.Sorted(maps.Keys(r.counts)) {
+			if n := r.counts[what]; n > 0 {
+				seen = append(seen, fmt.Sprintf("%s: %d", what, n))
+			}
+		}
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", r.build.name(), r.result.wanted, r.result.mirrors, r.result.missed,
+			r.result.exit, len(r.result.errors), r.same, r.result.took.Round(time.Second).Seconds(), strings.Join(seen, ", "))
+	}
+	return table.Flush()
+}
