@@ -122,6 +122,10 @@ var modules = map[string]struct {
 		packages: []string{"authz/source", "gateway/httpd"}, why: "host names in their one form; HTTP/2 frames",
 		oldest: "0.56.0", mends: "CVE-2026-33814, -27141, -39821, -46600",
 	},
+	"golang.org/x/oauth2": {
+		packages: []string{"internal/client"}, why: "the device flow and code + PKCE: people sign in at an OpenID provider",
+		oldest: "0.27.0", mends: "CVE-2025-22868",
+	},
 	"golang.org/x/text":  {packages: []string{"authz/source"}, why: "Unicode's normal form, for locators"},
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
 	"golang.org/x/sys":   {packages: []string{"gateway/audit", "gateway/upstream", "gateway", "internal/sqldb"}, why: "system calls that the standard library lacks"},

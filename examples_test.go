@@ -81,21 +81,48 @@ func TestExamplePolicy(t *testing.T) {
 	}
 }
 
-// jobScript returns what the example's CI job runs.
-func jobScript(t *testing.T) []string {
+// jobScript returns what the job of a CI example runs, in the shells that it uses.
+func jobScript(t *testing.T, name string) []string {
 	t.Helper()
-	var jobs map[string]struct {
-		Script []string `yaml:"script"`
+	type step struct {
+		Run string `yaml:"run"`
 	}
-	if err := yaml.Unmarshal(example(t, "gitlab-ci.yml"), &jobs); err != nil {
+	type job struct {
+		Script []string `yaml:"script"`
+		After  []string `yaml:"after_script"`
+		Steps  []step   `yaml:"steps"`
+	}
+	var gitlab map[string]job
+	var github struct {
+		Jobs map[string]job `yaml:"jobs"`
+	}
+	if name == "github-actions.yml" {
+		if err := yaml.Unmarshal(example(t, name), &github); err != nil {
+			t.Fatal(err)
+		}
+		var shells []string
+		for _, s := range github.Jobs["build-main"].Steps {
+			if s.Run != "" {
+				shells = append(shells, s.Run)
+			}
+		}
+		return shells
+	}
+	if err := yaml.Unmarshal(example(t, name), &gitlab); err != nil {
 		t.Fatal(err)
 	}
-	return jobs["build-main"].Script
+	main := gitlab["build-main"]
+	return []string{strings.Join(main.Script, "\n"), strings.Join(main.After, "\n")}
 }
 
-// TestExampleCommands: what the unit and the CI job run are verbs and flags of the command.
+var jobExamples = []string{"gitlab-ci.yml", "github-actions.yml"}
+
+// TestExampleCommands: what the unit and the CI jobs run are verbs and flags of the command.
 func TestExampleCommands(t *testing.T) {
-	lines := jobScript(t)
+	var lines []string
+	for _, name := range jobExamples {
+		lines = append(lines, jobScript(t, name)...)
+	}
 	for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, "systemd/lychgate.service")), -1) {
 		lines = append(lines, m[1])
 	}
@@ -105,43 +132,87 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 2 {
+	if checked != 7 {
 		t.Errorf("%d commands were checked", checked)
 	}
 }
 
-// TestExampleJob runs the CI job as a runner would, with stubs for BitBake and the push: it pushes in any case, and fails
-// when the build failed or anything was not pushed.
+// TestExampleJob runs the CI jobs as a runner would, with stubs for BitBake and the gate's own command: they sign in before anything
+// asks the gate, push in any case, sign out, and fail when the build failed or anything was not pushed.
 func TestExampleJob(t *testing.T) {
-	for _, tc := range []struct{ build, push, want int }{
-		{0, 0, 0},
-		{0, 3, 3},
-		{0, 1, 1},
-		{1, 0, 1},
-		{1, 3, 3},
-		{1, 1, 1},
-	} {
-		dir := t.TempDir()
-		for name, text := range map[string]string{
-			"token":             "machine gate.example.com\n",
-			"oe-init-build-env": "cd .\n",
-			"bitbake":           fmt.Sprintf("#!/bin/sh\ntest \"$1\" = -S || exit %d\n", tc.build),
-			"lychgate":          fmt.Sprintf("#!/bin/sh\necho \"$@\" >pushed\nexit %d\n", tc.push),
+	for _, name := range jobExamples {
+		for _, tc := range []struct{ build, push, want int }{
+			{0, 0, 0},
+			{0, 3, 3},
+			{0, 1, 1},
+			{1, 0, 1},
+			{1, 3, 3},
+			{1, 1, 1},
 		} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
-				t.Fatal(err)
+			code, did := runJob(t, jobScript(t, name), tc.build, tc.push)
+			if code != tc.want {
+				t.Errorf("%s: build %d, push %d: exit code %d, want %d", name, tc.build, tc.push, code, tc.want)
+			}
+			want := regexp.MustCompile(`^login --ci\nbuild\npush \S*sstate-cache --zone main --key \S+ --stamps tmp/stamps --quiet\nlogout\n$`)
+			if !want.MatchString(did) {
+				t.Errorf("%s: build %d, push %d: it did\n%s", name, tc.build, tc.push, did)
 			}
 		}
-		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-c", strings.Join(jobScript(t), "\n"))
+	}
+}
+
+// runJob runs the shells of a job, the last of them in any case, and returns the first failure's exit code and what was done.
+func runJob(t *testing.T, shells []string, build, push int) (code int, did string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"oe-init-build-env": "cd .\n",
+		"bitbake":           fmt.Sprintf("#!/bin/sh\ntest \"$1\" = -S && exit\necho build >>did\nexit %d\n", build),
+		"lychgate":          fmt.Sprintf("#!/bin/sh\necho \"$@\" >>did\ntest \"$1\" != push || exit %d\n", push),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, shell := range shells {
+		if code != 0 && i < len(shells)-1 {
+			continue
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-c", shell)
 		cmd.Dir = dir
-		cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin", "NETRC=token", "SSTATE=sstate-cache", "SIGNING_KEY=key"}
-		out, _ := cmd.CombinedOutput() // the exit code is looked at below
-		if got := cmd.ProcessState.ExitCode(); got != tc.want {
-			t.Errorf("build %d, push %d: exit code %d, want %d\n%s", tc.build, tc.push, got, tc.want, out)
+		cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin", "SSTATE=sstate-cache", "SIGNING_KEY=key"}
+		out, err := cmd.CombinedOutput()
+		if err != nil && code == 0 {
+			code = cmd.ProcessState.ExitCode()
+			t.Logf("%s", out)
 		}
-		if args, err := os.ReadFile(filepath.Join(dir, "pushed")); err != nil || !strings.HasPrefix(string(args), "push sstate-cache ") {
-			t.Errorf("build %d, push %d: pushed %q, %v", tc.build, tc.push, args, err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "did"))
+	if err != nil {
+		t.Error(err)
+	}
+	return code, string(text)
+}
+
+// TestExampleAudience: the jobs' ID tokens are made for the example's gate, and it has a rule for each issuer.
+func TestExampleAudience(t *testing.T) {
+	cfg := exampleConfig(t)
+	for _, name := range jobExamples {
+		if !strings.Contains(string(example(t, name)), "LYCHGATE_GATE: "+cfg.HTTPS.Audience+"\n") {
+			t.Errorf("%s is for another gate than %s", name, cfg.HTTPS.Audience)
 		}
+	}
+	if !strings.Contains(string(example(t, "gitlab-ci.yml")), "aud: "+cfg.HTTPS.Audience+"\n") {
+		t.Errorf("the ID tokens of gitlab-ci.yml are for another gate than %s", cfg.HTTPS.Audience)
+	}
+	var profiles []string
+	for _, o := range cfg.OIDC {
+		for _, rule := range o.CI {
+			profiles = append(profiles, rule.Profile)
+		}
+	}
+	if !slices.Equal(profiles, []string{"gitlab", "github"}) {
+		t.Errorf("the example's gate has rules for %q", profiles)
 	}
 }
 

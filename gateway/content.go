@@ -191,6 +191,7 @@ func (c *Content) Close(status int, rng string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closeSections()
+	defer func() { c.failed = errClosed }()
 	e := c.session.event("transfer", c.request)
 	e.Action, e.Zone = string(authz.Read), c.record.Ref.Zone
 	e.Object = audit.Object{Path: c.Name, Digest: c.Digest.String(), Size: c.Size}
@@ -215,6 +216,8 @@ func blobName(d artifact.Digest) string {
 	h := d.Hex()
 	return "sha256/" + h[:2] + "/" + h
 }
+
+var errClosed = errors.New("the content is closed")
 
 var errChunk = errors.New("the bytes upstream are not the recorded ones")
 

@@ -92,6 +92,7 @@ func TestInputDocument(t *testing.T) {
 	f.Sources[0].Public = true
 	f.Inputs = []authz.SourceFact{{Source: source.Source{Type: source.Unresolvable, Reason: "no scheme"}}}
 	r.Principal.Claims = map[string]any{"team": []string{"a"}, "level": 3}
+	r.Principal.Review = true
 	r.Ref.Part = artifact.Siginfo
 	got, err := newEngine(t, Config{}).Input(r, f)
 	if err != nil {
@@ -99,7 +100,7 @@ func TestInputDocument(t *testing.T) {
 	}
 	const want = `{
 		"action": "write", "door": "https", "zone": "main",
-		"principal": {"forge": "", "id": "", "name": "ci", "kind": "ci", "groups": [], "claims": {"team": ["a"], "level": 3}, "roles": ["writer:main"]},
+		"principal": {"forge": "", "id": "", "name": "ci", "kind": "ci", "groups": [], "claims": {"team": ["a"], "level": 3}, "roles": ["writer:main"], "review": true},
 		"artifact": {
 			"kind": "sstate", "zone": "main", "path": "ab/cd/sstate:zlib", "part": "siginfo", "hash": "abcd", "recipe": "zlib",
 			"version": "1.3", "arch": "core2-64", "task": "package", "signer": "ci-main", "recorded": false,

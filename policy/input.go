@@ -17,7 +17,7 @@ import (
 // a test holds the two together.
 var (
 	inputNames     = [...]string{"action", "door", "zone", "principal", "artifact", "now_minute", "write"}
-	principalNames = [...]string{"forge", "id", "name", "kind", "groups", "claims", "roles"}
+	principalNames = [...]string{"forge", "id", "name", "kind", "groups", "claims", "roles", "review"}
 	artifactNames  = [...]string{
 		"kind", "zone", "path", "part", "hash", "recipe", "version", "arch", "task", "signer", "recorded", "sources", "inputs",
 	}
@@ -103,7 +103,7 @@ func (in *inputs) newPrincipal(p *authn.Principal) (*ast.Term, error) {
 		claims = ast.NewTerm(v)
 	}
 	return object(in.principal,
-		text(p.Forge), text(p.ID), text(p.Name), text(string(p.Kind)), texts(p.Groups), claims, texts(p.Roles)), nil
+		text(p.Forge), text(p.ID), text(p.Name), text(string(p.Kind)), texts(p.Groups), claims, texts(p.Roles), ast.InternedTerm(p.Review)), nil
 }
 
 // newArtifact builds input.artifact. For a write it describes what is to be published.

@@ -470,12 +470,19 @@ func person(id string) map[string]authn.Principal {
 	return map[string]authn.Principal{"f https u-alice": p, "f alice": p, "https u-alice": p}
 }
 
+// goneMap is a map whose file cannot be read any more.
+type goneMap struct{}
+
+func (goneMap) Current() (map[string]string, error) {
+	return map[string]string{"u-alice": "4"}, errDown
+}
+
 // TestPeople: the rules are asked in order, the first that answers wins, and a fault is no answer.
 func TestPeople(t *testing.T) {
 	key := newSigner(t, "k", "EdDSA")
 	i := newIssuer(t, key)
 	id1, id2, id3, none := person("1"), person("2"), person("3"), map[string]authn.Principal{}
-	mapped := func(subject string) (string, bool) { return "4", subject == "u-alice" }
+	mapped := authn.Fixed[map[string]string]{Value: map[string]string{"u-alice": "4"}}
 	anonymous := map[string]authn.Principal{"f https u-alice": {Kind: authn.Anonymous}}
 	for _, c := range []struct {
 		name    string
@@ -485,16 +492,18 @@ func TestPeople(t *testing.T) {
 		reason  authn.Reason
 		asked   int
 	}{
-		{name: "1: subject", mapping: authn.PeopleMapping{SubjectIsForgeID: true, Map: mapped}, people: people{identities: id1}, want: "u-alice"},
-		{name: "2: identity", mapping: authn.PeopleMapping{Map: mapped}, people: people{identities: id1, links: id2}, want: "1", asked: 1},
-		{name: "3: link", mapping: authn.PeopleMapping{Map: mapped}, people: people{links: id2, names: id3}, want: "2", asked: 2},
-		{name: "4: map", mapping: authn.PeopleMapping{Map: mapped, TrustPreferredUsername: true}, people: people{names: id3}, want: "4", asked: 2},
+		{name: "1: subject", mapping: authn.PeopleMapping{SubjectIsForgeID: true, Users: mapped}, people: people{identities: id1}, want: "u-alice"},
+		{name: "2: identity", mapping: authn.PeopleMapping{Users: mapped}, people: people{identities: id1, links: id2}, want: "1", asked: 1},
+		{name: "3: link", mapping: authn.PeopleMapping{Users: mapped}, people: people{links: id2, names: id3}, want: "2", asked: 2},
+		{name: "4: map", mapping: authn.PeopleMapping{Users: mapped, TrustPreferredUsername: true}, people: people{names: id3}, want: "4", asked: 2},
 		{name: "5: name", mapping: authn.PeopleMapping{TrustPreferredUsername: true}, people: people{names: id3}, want: "3", asked: 3},
 		{name: "name is not trusted", people: people{names: id3}, reason: authn.UnmappedIdentity, asked: 2},
 		{name: "nobody", mapping: authn.PeopleMapping{TrustPreferredUsername: true}, people: people{names: none}, reason: authn.UnmappedIdentity, asked: 3},
 		{name: "anonymous", people: people{identities: anonymous}, reason: authn.UnmappedIdentity, asked: 1},
-		{name: "identity fails", mapping: authn.PeopleMapping{Map: mapped}, people: people{fault: "identity", links: id2}, asked: 1},
-		{name: "link fails", mapping: authn.PeopleMapping{Map: mapped}, people: people{fault: "link"}, asked: 2},
+		{name: "identity fails", mapping: authn.PeopleMapping{Users: mapped}, people: people{fault: "identity", links: id2}, asked: 1},
+		{name: "link fails", mapping: authn.PeopleMapping{Users: mapped}, people: people{fault: "link"}, asked: 2},
+		{name: "linked at another forge", people: people{links: map[string]authn.Principal{"https u-alice": {Forge: "g", ID: "2", Kind: authn.Human}}}, reason: authn.UnmappedIdentity, asked: 2},
+		{name: "map fails", mapping: authn.PeopleMapping{Users: goneMap{}, TrustPreferredUsername: true}, people: people{names: id3}, asked: 2},
 		{name: "name fails", mapping: authn.PeopleMapping{TrustPreferredUsername: true}, people: people{fault: "name"}, asked: 3},
 	} {
 		config, directory := i.config(), &c.people

@@ -27,8 +27,8 @@ type PeopleMapping struct {
 	SubjectIsForgeID bool
 	// 2. The forge's own table of identities, by Directory.IdentityOwner.
 	// 3. What users have linked, by Links.
-	// 4. Map: what the operator says; it returns the forge's user id for a subject. Nil: nothing. See [ParsePeople].
-	Map func(subject string) (id string, ok bool)
+	// 4. Users: what the operator says, the forge's user id for a subject; a [File] or a [Fixed], see [ParsePeople]. Nil: nothing.
+	Users Source[map[string]string]
 	// 5. TrustPreferredUsername: the user who bears preferred_username as a name now. It is for issuers alone that assign that
 	// name, never change it and never give it to another.
 	TrustPreferredUsername bool
@@ -50,7 +50,7 @@ func compilePeople(m PeopleMapping, issuer string, cfg OIDCConfig) (*people, err
 		return nil, errors.New("have no forge: name the one whose users they are")
 	case m.TrustPreferredUsername && cfg.Directory == nil:
 		return nil, errors.New("are found by preferred_username, and there is no directory to look in")
-	case !m.SubjectIsForgeID && m.Map == nil && cfg.Directory == nil && cfg.Links == nil:
+	case !m.SubjectIsForgeID && m.Users == nil && cfg.Directory == nil && cfg.Links == nil:
 		return nil, errors.New("no rule could find anybody: add a map")
 	}
 	return &people{m, issuer, cfg.Directory, cfg.Links}, nil
@@ -104,14 +104,22 @@ func (m *people) link(ctx context.Context, t *idToken) (Principal, error) {
 	if m.links == nil {
 		return Principal{}, ErrNobody
 	}
-	return m.links.Linked(ctx, m.issuer, t.subject)
+	p, err := m.links.Linked(ctx, m.issuer, t.subject)
+	if err == nil && p.Forge != m.Forge { // linked when the issuer's people were another forge's
+		return Principal{}, ErrNobody
+	}
+	return p, err
 }
 
 func (m *people) mapped(_ context.Context, t *idToken) (Principal, error) {
-	if m.Map == nil {
+	if m.Users == nil {
 		return Principal{}, ErrNobody
 	}
-	id, ok := m.Map(t.subject)
+	users, err := m.Users.Current()
+	if err != nil {
+		return Principal{}, err
+	}
+	id, ok := users[t.subject]
 	if !ok {
 		return Principal{}, ErrNobody
 	}

@@ -51,6 +51,7 @@ func (g *gate) loadClientCerts(ctx context.Context) error {
 		return fmt.Errorf("https.client_crls: %w", err)
 	}
 	g.clients.lists = lists
+	g.metrics.watchLists(lists)
 	g.runners = append(g.runners, lists.Run)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -134,13 +134,6 @@ func (g *gate) people(o *config.OIDCPeople) (*authn.PeopleMapping, error) {
 	if err != nil {
 		return nil, fmt.Errorf("people.users: %w", err)
 	}
-	m.Map = func(subject string) (string, bool) {
-		known, err := users.Current()
-		if err != nil { // the file has not been usable for minutes: nobody comes by it
-			return "", false
-		}
-		id, ok := known[subject]
-		return id, ok
-	}
+	m.Users = users
 	return m, nil
 }

@@ -85,6 +85,7 @@ each artifact was built from, and serves an artifact to those who may read all o
 To everybody else the artifact does not exist.
 
 Try it:        lychgate quickstart
+Sign in:       lychgate login --gate URL
 Run it:        lychgate config example > lychgate.yaml; lychgate serve --config lychgate.yaml
 Fill it:       lychgate push SSTATE_DIR --gate URL --zone main --key ~/.ssh/id_ed25519
 Ask it why:    lychgate explain NAME --as USER --config lychgate.yaml
@@ -100,8 +101,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 		return usageError("%w\nsee: %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newServe(), newQuickstart(), newPush(), newImport(), newGet(), newPresence(), newWhoami(),
-		newToken(), newExplain(), newPolicy(), newAudit(), newConfig(), newVersion(),
+		newServe(), newQuickstart(), newPush(), newImport(), newGet(), newPresence(), newLogin(), newLogout(),
+		newWhoami(), newToken(), newExplain(), newPolicy(), newAudit(), newConfig(), newVersion(),
 	)
 	return root
 }

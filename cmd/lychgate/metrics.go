@@ -12,6 +12,7 @@ import (
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway/httpd"
 	"github.com/lychgate/lychgate/gateway/sshd"
+	"github.com/lychgate/lychgate/internal/servertls"
 )
 
 // metrics are what operators watch. No label is a user or an artifact, and none tells denied from absent.
@@ -69,13 +70,15 @@ func newMetrics(g *gate) *metrics {
 			Name: "lychgate_policy_current", Help: "1 while the policy in force is the one on disk; at 0 the last good one is kept.",
 		}, func() float64 { return oneIf(g.policy.Status().Error == "") }),
 	)
-	if lists := g.clients.lists; lists != nil {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "lychgate_client_crl_seconds_left",
-			Help: "Until the first revocation list of client certificates ends; at 0 and below certificates are refused.",
-		}, func() float64 { return lists.Left().Seconds() }))
-	}
 	return m
+}
+
+// watchLists adds what a gate with revocation lists has to show.
+func (m *metrics) watchLists(lists *servertls.RevocationLists) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "lychgate_client_crl_seconds_left",
+		Help: "Until the first revocation list of client certificates ends; at 0 and below certificates are refused.",
+	}, func() float64 { return lists.Left().Seconds() }))
 }
 
 func oneIf(b bool) float64 {

@@ -114,15 +114,11 @@ func (q *quickstart) prepare() (*config.Config, error) {
 	if err := q.signingKey(); err != nil {
 		return nil, err
 	}
-	alice, err := q.sshKey("alice")
+	forge, err := q.forge()
 	if err != nil {
 		return nil, err
 	}
-	bob, err := q.sshKey("bob")
-	if err != nil {
-		return nil, err
-	}
-	if err := writeOnce(q.path("forge.yaml"), fmt.Sprintf(quickstartForge, alice, bob)); err != nil {
+	if err := writeOnce(q.path("forge.yaml"), forge); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(q.path("lychgate.yaml"), []byte(q.config()), 0o600); err != nil {
@@ -173,8 +169,8 @@ forges:
 // quickstartForge is the git server of the quickstart. Edit it while the gate runs: it takes a second.
 const quickstartForge = `hosts: [git.example.com]
 users:
-  - {id: alice, name: alice, kind: human, keys: [%q]}
-  - {id: bob, name: bob, kind: human, keys: [%q]}
+  - {id: alice, name: alice, kind: human}
+  - {id: bob, name: bob, kind: human}
   - {id: ci, name: ci, kind: ci}
 access:
   - {repos: ["**"], users: [alice, ci]}
@@ -202,6 +198,20 @@ func (q *quickstart) signingKey() error {
 		return err
 	}
 	return os.WriteFile(q.path("ci.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}), 0o600)
+}
+
+// forge is quickstartForge with the SSH keys of its people.
+func (q *quickstart) forge() (string, error) {
+	text := quickstartForge
+	for _, user := range []string{"alice", "bob"} {
+		key, err := q.sshKey(user)
+		if err != nil {
+			return "", err
+		}
+		line := fmt.Sprintf("name: %s, kind: human", user)
+		text = strings.Replace(text, line, fmt.Sprintf("%s, keys: [%q]", line, key), 1)
+	}
+	return text, nil
 }
 
 // sshKey makes the key that a user shows at the ssh door, unless it is there, and returns its public half.

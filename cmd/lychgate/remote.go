@@ -15,25 +15,52 @@ import (
 )
 
 // remote is how a verb reaches a gate.
-type remote struct{ gate, caFile, tokenFile, certFile, keyFile string }
+type remote struct{ gate, caFile, tokenFile, certFile, keyFile, netrc string }
 
 // flags adds the flags that every verb of a client has.
 func (r *remote) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&r.gate, "gate", os.Getenv("LYCHGATE_GATE"), "`URL` of the gate; LYCHGATE_GATE names it too")
-	cmd.Flags().StringVar(&r.caFile, "ca", os.Getenv("LYCHGATE_CA"), "PEM `file` that verifies the gate; LYCHGATE_CA names it too; default: the system's")
-	cmd.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("LYCHGATE_TOKEN_FILE"), "`file` that holds a gate token; LYCHGATE_TOKEN_FILE names it, LYCHGATE_TOKEN holds a token itself")
+	r.whereFlags(cmd)
+	cmd.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("LYCHGATE_TOKEN_FILE"), "`file` that holds a gate token; LYCHGATE_TOKEN_FILE names it, LYCHGATE_TOKEN holds a token itself; default: the entry of the gate's host in .netrc, as lychgate login writes it")
 	cmd.Flags().StringVar(&r.certFile, "tls-cert", "", "client certificate `file` in PEM, in place of a token; with --tls-key")
 	cmd.Flags().StringVar(&r.keyFile, "tls-key", "", "`file` with the private key of --tls-cert")
 }
 
-// open returns a client, or says which flag is missing.
+// whereFlags adds the flags that say which gate, and which .netrc.
+func (r *remote) whereFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&r.gate, "gate", os.Getenv("LYCHGATE_GATE"), "`URL` of the gate; LYCHGATE_GATE names it too")
+	cmd.Flags().StringVar(&r.caFile, "ca", os.Getenv("LYCHGATE_CA"), "PEM `file` that verifies the gate; LYCHGATE_CA names it too; default: the system's")
+	cmd.Flags().StringVar(&r.netrc, "netrc", "", "`file` in place of ~/.netrc; NETRC names it too")
+	_ = cmd.RegisterFlagCompletionFunc("gate", cobra.NoFileCompletions) // an error would mean that the flag is not there
+}
+
+// open returns a client with a credential, or says which flag is missing.
 func (r *remote) open() (*client.Client, error) {
+	c, err := r.anonymous()
+	if err != nil || r.certFile != "" {
+		return c, err
+	}
+	token, err := r.token(c.Host())
+	if err != nil {
+		return nil, err
+	}
+	return c.As(token), nil
+}
+
+// anonymous returns a client without a token. It shows the client certificate, if there is one.
+func (r *remote) anonymous() (*client.Client, error) {
 	if r.gate == "" {
-		return nil, usageError("--gate is missing: give the gate's URL, such as https://gate.example.com:8443")
+		return nil, usageError("--gate is missing: give the gate's URL, such as https://gate.example.com:8443, or set LYCHGATE_GATE")
+	}
+	if (r.certFile == "") != (r.keyFile == "") {
+		return nil, usageError("--tls-cert and --tls-key belong together")
 	}
 	cfg := client.Config{Gate: r.gate, CAFile: r.caFile, UserAgent: "lychgate/" + version()}
-	if err := r.credential(&cfg); err != nil {
-		return nil, err
+	if r.certFile != "" {
+		pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
+		if err != nil {
+			return nil, usageError("load the client certificate: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
 	}
 	c, err := client.New(cfg)
 	if err != nil {
@@ -42,37 +69,38 @@ func (r *remote) open() (*client.Client, error) {
 	return c, nil
 }
 
-// credential sets the client certificate or the token to show.
-func (r *remote) credential(cfg *client.Config) error {
-	if (r.certFile == "") != (r.keyFile == "") {
-		return usageError("--tls-cert and --tls-key belong together")
-	}
-	if r.certFile != "" {
-		pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
+// token finds the token to show: in a file, in the environment, in .netrc.
+func (r *remote) token(host string) (authn.Secret, error) {
+	if r.tokenFile != "" {
+		text, err := os.ReadFile(r.tokenFile)
 		if err != nil {
-			return usageError("load the client certificate: %w", err)
+			return authn.Secret{}, &exitError{code: exitUsage, err: fmt.Errorf("read the token: %w", err)}
 		}
-		cfg.Certificates = []tls.Certificate{pair}
-		return nil
+		return authn.NewSecret(strings.TrimSpace(string(text))), nil
 	}
-	var err error
-	cfg.Token, err = r.token()
-	return err
-}
-
-func (r *remote) token() (authn.Secret, error) {
-	if r.tokenFile == "" {
-		text := os.Getenv("LYCHGATE_TOKEN")
-		if text == "" {
-			return authn.Secret{}, usageError("no token: give --token-file FILE, or set LYCHGATE_TOKEN, or show a client certificate with --tls-cert and --tls-key")
-		}
+	if text := os.Getenv("LYCHGATE_TOKEN"); text != "" {
 		return authn.NewSecret(text), nil
 	}
-	text, err := os.ReadFile(r.tokenFile)
+	return r.netrcToken(host)
+}
+
+func (r *remote) netrcToken(host string) (authn.Secret, error) {
+	netrc, err := client.OpenNetrc(r.netrc, os.Getenv)
 	if err != nil {
-		return authn.Secret{}, &exitError{code: exitUsage, err: fmt.Errorf("read the token: %w", err)}
+		return authn.Secret{}, usageError("no token, and %w", err)
 	}
-	return authn.NewSecret(strings.TrimSpace(string(text))), nil
+	entry, ok, err := netrc.Lookup(host)
+	switch {
+	case err != nil:
+		return authn.Secret{}, usageError("no token, and %w", err)
+	case !ok:
+		return authn.Secret{}, usageError("no token for %s: run lychgate login --gate %s, or give --token-file FILE, or set LYCHGATE_TOKEN, "+
+			"or show a client certificate with --tls-cert and --tls-key", host, r.gate)
+	case !client.IsGateToken(entry.Password):
+		return authn.Secret{}, usageError("no token: what %s holds for %s is no gate token, and is not shown to the gate: run lychgate login --gate %s",
+			netrc.Path(), host, r.gate)
+	}
+	return entry.Password, nil
 }
 
 func newWhoami() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,9 +21,11 @@ func newToken() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "token", Short: "Create, list and revoke gate tokens", Args: noArgs,
 		Long: `A gate token is a password made for .netrc: BitBake and wget send it as Basic, everything else may send it as
-Bearer. It stands for one user of a forge, expires, and is kept only as a keyed hash.
+Bearer. It stands for one user of a forge, expires, and is kept only as a keyed hash. lychgate login gets one.
 
-These verbs work on the gate's own database, on the machine that runs it. A running gate follows within a second.`,
+Create works on the gate's own database, on the machine that runs it. List and revoke work there too, with --config or
+LYCHGATE_CONFIG, on everybody's tokens. With --gate or LYCHGATE_GATE they work on your own, at the gate. A running gate
+follows within a second.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newTokenCreate(), newTokenList(), newTokenRevoke())
@@ -116,34 +119,95 @@ type tokenLine struct {
 	Note    string `json:"note"`
 }
 
+// tokenPlace is where list and revoke work: on the database of a configuration, or at a gate.
+type tokenPlace struct {
+	remote
+	configPath string
+}
+
+func (p *tokenPlace) flags(cmd *cobra.Command) {
+	configFlag(cmd, &p.configPath)
+	p.remote.flags(cmd)
+}
+
+// atGate decides by what was said closest: a flag, LYCHGATE_CONFIG, LYCHGATE_GATE.
+func (p *tokenPlace) atGate(cmd *cobra.Command) (bool, error) {
+	config, gate := cmd.Flags().Changed("config"), cmd.Flags().Changed("gate")
+	switch {
+	case config && gate:
+		return false, usageError("--config is for the gate's own database and --gate for a gate: give one")
+	case config || gate:
+		return gate, nil
+	}
+	return os.Getenv("LYCHGATE_CONFIG") == "" && p.gate != "", nil
+}
+
 func newTokenList() *cobra.Command {
-	var configPath string
+	var p tokenPlace
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the tokens; the secrets are not kept and cannot be shown", Args: noArgs,
+		Long: `List shows the tokens of all users in the database of --config, or, with --gate, your own at the gate: where each was made, by
+its note, and until when it lives.`,
+		Example: "  lychgate token list --gate https://gate.example.com:8443",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withTokens(cmd.Context(), configPath, func(_ *decider, tokens *authn.Tokens) error {
-				infos, err := tokens.List(cmd.Context())
-				if err != nil {
-					return err
-				}
-				lines := make([]tokenLine, len(infos))
-				for i, t := range infos {
-					lines[i] = tokenLine{
-						ID: t.ID, User: t.Principal.Key(), Name: t.Principal.Name, Note: t.Note,
-						Created: t.Created.UTC().Format(time.RFC3339), Expires: t.Expires.UTC().Format(time.RFC3339),
-					}
-				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), lines)
-				}
-				return printTokens(cmd.OutOrStdout(), lines)
-			})
+			atGate, err := p.atGate(cmd)
+			if err != nil {
+				return err
+			}
+			if atGate {
+				return p.listOwn(cmd, asJSON)
+			}
+			return p.listAll(cmd, asJSON)
 		},
 	}
-	configFlag(cmd, &configPath)
+	p.flags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func (p *tokenPlace) listAll(cmd *cobra.Command, asJSON bool) error {
+	return withTokens(cmd.Context(), p.configPath, func(_ *decider, tokens *authn.Tokens) error {
+		infos, err := tokens.List(cmd.Context())
+		if err != nil {
+			return err
+		}
+		lines := make([]tokenLine, len(infos))
+		for i, t := range infos {
+			lines[i] = tokenLine{
+				ID: t.ID, User: t.Principal.Key(), Name: t.Principal.Name, Note: t.Note,
+				Created: t.Created.UTC().Format(time.RFC3339), Expires: t.Expires.UTC().Format(time.RFC3339),
+			}
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), lines)
+		}
+		return printTokens(cmd.OutOrStdout(), lines)
+	})
+}
+
+func (p *tokenPlace) listOwn(cmd *cobra.Command, asJSON bool) error {
+	c, err := p.open()
+	if err != nil {
+		return err
+	}
+	tokens, err := c.Tokens(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), tokens)
+	}
+	tab := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tab, "ID\tCREATED\tEXPIRES\tTHIS ONE\tNOTE")
+	for _, t := range tokens {
+		this := ""
+		if t.Current {
+			this = "yes"
+		}
+		fmt.Fprintln(tab, strings.Join([]string{printable(t.ID), printable(t.Created), printable(t.Expires), this, printable(t.Note)}, "\t"))
+	}
+	return tab.Flush()
 }
 
 func printTokens(w io.Writer, lines []tokenLine) error {
@@ -166,24 +230,67 @@ func printable(s string) string {
 }
 
 func newTokenRevoke() *cobra.Command {
-	var configPath string
+	var p tokenPlace
+	var user, forgeName string
 	cmd := &cobra.Command{
-		Use: "revoke ID...", Short: "Revoke tokens by the ids that list shows",
+		Use: "revoke ID...", Short: "Revoke tokens by the ids that list shows, or all of a user",
+		Long: `Revoke ends tokens: any in the database of --config, or, with --gate, your own at the gate. There, current is the id of the token
+that is shown. With --user it ends all tokens of a user, those that are being made included; it works on the database.`,
+		Example: "  lychgate token revoke --gate https://gate.example.com:8443 tok-x3vq7c2mzk4w\n  lychgate token revoke --user alice",
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			if len(ids) == 0 {
+			atGate, err := p.atGate(cmd)
+			switch {
+			case err != nil:
+				return err
+			case user != "" && (len(ids) > 0 || atGate):
+				return usageError("--user ends all tokens of a user in the gate's own database: give neither ids nor --gate with it")
+			case user != "":
+				return p.revokeUser(cmd, forgeName, user)
+			case len(ids) == 0:
 				return usageError("name at least one token id: lychgate token list shows them")
+			case atGate:
+				return p.revokeOwn(cmd, ids)
 			}
-			return withTokens(cmd.Context(), configPath, func(_ *decider, tokens *authn.Tokens) error {
-				for _, id := range ids {
-					if err := tokens.Revoke(cmd.Context(), id); err != nil {
-						return fmt.Errorf("revoke %s: %w", printable(id), err)
-					}
-					fmt.Fprintln(cmd.OutOrStdout(), "revoked", id)
-				}
-				return nil
+			return withTokens(cmd.Context(), p.configPath, func(_ *decider, tokens *authn.Tokens) error {
+				return revokeEach(cmd, ids, tokens.Revoke)
 			})
 		},
 	}
-	configFlag(cmd, &configPath)
+	p.flags(cmd)
+	cmd.Flags().StringVar(&user, "user", "", "end all tokens of the user of this `name` at the forge")
+	cmd.Flags().StringVar(&forgeName, "forge", "", "`name` of the forge; needed when there are several")
 	return cmd
+}
+
+func (p *tokenPlace) revokeUser(cmd *cobra.Command, forgeName, user string) error {
+	return withTokens(cmd.Context(), p.configPath, func(d *decider, tokens *authn.Tokens) error {
+		who, err := d.findUser(cmd.Context(), forgeName, user)
+		if err != nil {
+			return err
+		}
+		n, err := tokens.RevokeAll(cmd.Context(), who)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "revoked %d of %s\n", n, who.Key())
+		return err
+	})
+}
+
+func (p *tokenPlace) revokeOwn(cmd *cobra.Command, ids []string) error {
+	c, err := p.open()
+	if err != nil {
+		return err
+	}
+	return revokeEach(cmd, ids, c.RevokeToken)
+}
+
+func revokeEach(cmd *cobra.Command, ids []string, revoke func(ctx context.Context, id string) error) error {
+	for _, id := range ids {
+		if err := revoke(cmd.Context(), id); err != nil {
+			return fmt.Errorf("revoke %s: %w", printable(id), err)
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), "revoked", id)
+	}
+	return nil
 }

@@ -13,11 +13,8 @@ import (
 	"github.com/lychgate/lychgate/gateway/limit"
 )
 
-// What one channel may ask before it says what it is for, and for how long.
-const (
-	maxChannelRequests = 64
-	channelIdle        = 10 * time.Second
-)
+// maxChannelRequests is what one channel may ask that is refused.
+const maxChannelRequests = 64
 
 // serveChannel answers a channel of type "session", from its opening until the client has closed it.
 func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
@@ -34,9 +31,9 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 		c.Close()
 		return
 	}
-	if !c.enter() {
+	if why := c.enter(); why != "" {
 		c.bother()
-		_ = nc.Reject(gossh.ResourceShortage, "too many channels on this connection")
+		_ = nc.Reject(gossh.ResourceShortage, why)
 		return
 	}
 	defer c.leave()
@@ -46,6 +43,8 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 		return
 	}
 	defer s.channels.Leave(id.principal)
+	// Only a finished handshake has what it takes to ask the client for signs of life, and the first channel is what tells of one. A
+	// connection that never has a channel ends soon all the same.
 	c.alive.Do(func() { go c.keepAlive(sc) })
 	ch, requests, err := nc.Accept()
 	if err != nil {
@@ -60,11 +59,11 @@ type channel struct {
 	conn     *conn
 	identity *identity
 	cutting  sync.Once
-	closed   chan struct{} // once the client has closed it too
+	patience *time.Timer // ends the connection of a client that does not close a channel that was cut; set by cutting
 }
 
 func newChannel(c *conn, ch gossh.Channel, id *identity) *channel {
-	return &channel{Channel: ch, conn: c, identity: id, closed: make(chan struct{})}
+	return &channel{Channel: ch, conn: c, identity: id}
 }
 
 // serve answers requests until the client has closed the channel. They are taken to the end even while an operation runs, since a
@@ -74,8 +73,8 @@ func (ch *channel) serve(ctx context.Context, requests <-chan *gossh.Request) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	defer close(ch.closed)
-	idle := time.AfterFunc(channelIdle, ch.cut)
+	defer ch.gone()
+	idle := time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, ch.cut)
 	defer idle.Stop()
 	begun := false
 	for n := 1; ; n++ {
@@ -141,13 +140,17 @@ func (ch *channel) run(ctx context.Context, op operation) {
 // cut ends the channel: reads and writes under way fail once the client agrees, which it must do soon, or its connection ends.
 func (ch *channel) cut() {
 	ch.cutting.Do(func() {
-		patience := time.AfterFunc(channelIdle, func() { ch.conn.Close() })
-		go func() {
-			<-ch.closed
-			patience.Stop()
-		}()
+		ch.patience = time.AfterFunc(ch.conn.server.limits.HandshakeTimeout, func() { ch.conn.Close() })
 		_ = ch.Close()
 	})
+}
+
+// gone is for a channel that the client has closed. There is nothing left to cut.
+func (ch *channel) gone() {
+	ch.cutting.Do(func() {})
+	if ch.patience != nil {
+		ch.patience.Stop()
+	}
 }
 
 // subsystem lets the client speak SFTP until it ends the channel.
@@ -158,18 +161,16 @@ func subsystem(ctx context.Context, ch *channel) (uint32, Observation) {
 	return 0, Observation{Route: "sftp", Outcome: succeeded}
 }
 
-// pacedWriter is an answer that must keep moving: what the client does not take in time cuts the channel.
+// pacedWriter is an answer that must keep moving while there is something to take: a client that does not take it in time loses the
+// channel.
 type pacedWriter struct {
 	w     io.Writer
 	ch    *channel
-	timer *time.Timer
-	pace  limit.Pace
-	set   time.Time
+	timer *time.Timer // cuts the channel
 }
 
 func (ch *channel) paced(w io.Writer) *pacedWriter {
-	l := ch.conn.server.limits
-	p := &pacedWriter{w: w, ch: ch, pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
+	p := &pacedWriter{w: w, ch: ch}
 	p.timer = time.AfterFunc(time.Hour, ch.cut)
 	p.timer.Stop()
 	return p
@@ -183,21 +184,19 @@ const piece = 32 << 10
 
 func (p *pacedWriter) Write(b []byte) (int, error) {
 	defer p.timer.Stop()
-	p.set = time.Time{}
+	l := p.ch.conn.server.limits
+	pace := limit.NewPace(l.ProgressWindow, l.ProgressBytes)
 	sent := 0
 	for sent < len(b) {
-		deadline, err := p.pace.Step()
+		deadline, err := pace.Step()
 		if err != nil {
 			p.ch.cut()
 			return sent, err
 		}
-		if deadline != p.set {
-			p.timer.Reset(time.Until(deadline))
-			p.set = deadline
-		}
+		p.timer.Reset(time.Until(deadline))
 		n, err := p.w.Write(b[sent:min(len(b), sent+piece)])
 		sent += n
-		p.pace.Moved(n)
+		pace.Moved(n)
 		if err != nil {
 			return sent, err
 		}
@@ -213,16 +212,16 @@ func (ch *channel) session(ctx context.Context) (*gateway.Session, error) {
 // tree is what the channel's client sees as files.
 func (ch *channel) tree() *tree { return &tree{session: ch.session} }
 
-// pacedReader is what the client sends, which must keep moving.
+// pacedReader is what the client sends, which must keep coming.
 type pacedReader struct {
 	ch    *channel
 	timer *time.Timer
 	pace  limit.Pace
 }
 
-func (ch *channel) pacedInput() *pacedReader {
-	l := ch.conn.server.limits
-	p := &pacedReader{ch: ch, pace: limit.NewPace(l.ProgressWindow, l.ProgressBytes)}
+// pacedInput returns what the client sends: at least floor bytes in each window, and with 0 something before the next one ends.
+func (ch *channel) pacedInput(floor int64) *pacedReader {
+	p := &pacedReader{ch: ch, pace: limit.NewPace(ch.conn.server.limits.ProgressWindow, floor)}
 	p.timer = time.AfterFunc(time.Hour, ch.cut)
 	p.timer.Stop()
 	return p

@@ -60,6 +60,9 @@ func newConn(s *Server, nc net.Conn, leave func()) *conn {
 	return c
 }
 
+// SetDeadline does nothing. gliderlabs/ssh sets its own, none by default, before every read and write, and would undo the door's.
+func (c *conn) SetDeadline(time.Time) error { return nil }
+
 // Close ends the connection and everything on it. Only the first call does something.
 func (c *conn) Close() error {
 	c.mu.Lock()
@@ -109,7 +112,7 @@ func (c *conn) waitingSince() time.Time {
 
 // opened ends the handshake: its deadline and its place among those under way.
 func (c *conn) opened() {
-	_ = c.SetDeadline(time.Time{})
+	_ = c.Conn.SetDeadline(time.Time{})
 	c.server.lobby.leave(c)
 	c.mu.Lock()
 	c.isOpen = true
@@ -142,16 +145,19 @@ func (c *conn) countFor(principal string) bool {
 	return true
 }
 
-// enter counts a channel, and reports whether the connection may have it. Each true is followed by one leave.
-func (c *conn) enter() bool {
+// enter counts a channel, or says why the connection may not have it. Each "" is followed by one leave.
+func (c *conn) enter() (why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.channels >= c.server.limits.Channels || c.isFinishing {
-		return false
+	switch {
+	case c.isFinishing:
+		return "the connection is about to end"
+	case c.channels >= c.server.limits.Channels:
+		return "too many channels on this connection"
 	}
 	c.channels++
 	c.idle.Stop()
-	return true
+	return ""
 }
 
 func (c *conn) leave() {

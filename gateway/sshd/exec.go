@@ -246,7 +246,7 @@ func objectPath(path string) (zone, rest string, ok bool) {
 // readInput reads standard input, of at most limit bytes.
 func (c *call) readInput(limit int) ([]byte, error) {
 	var b bytes.Buffer
-	_, err := io.Copy(&b, io.LimitReader(c.channel.pacedInput(), int64(limit)+1))
+	_, err := io.Copy(&b, io.LimitReader(c.channel.pacedInput(c.channel.conn.server.limits.ProgressBytes), int64(limit)+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read the names: %w", err)

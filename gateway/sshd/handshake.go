@@ -150,32 +150,34 @@ func (c *conn) recorded(err error) {
 	c.refusal, c.isRecorded = err, true
 }
 
-// report tells the gate and the metrics how the handshake ended, once the connection is gone.
+// report tells the gate and the metrics how the handshake ended, once the connection is gone. One that was accepted was reported
+// when it was.
 func (c *conn) report() {
 	c.mu.Lock()
-	o := Observation{Route: "handshake", Outcome: "dropped", Took: c.handshakeTook()}
-	isOpen, tried, refusal, isRecorded := c.isOpen, c.tried, c.refusal, c.isRecorded
-	c.mu.Unlock()
-	if isOpen {
-		return // observed when it was
+	defer c.mu.Unlock()
+	if !c.isOpen {
+		c.server.observe(Observation{Route: "handshake", Outcome: c.refused(), Took: c.handshakeTook()})
 	}
-	if tried {
-		o.Outcome = "refused"
-		if !isRecorded {
-			refusal = c.server.gate.Failed(c.door, refusalOf(refusal))
-		}
-		if errors.Is(refusal, gateway.ErrThrottled) {
-			o.Outcome = "throttled"
-			c.server.lobby.confine(c.address)
-		}
-	}
-	c.server.observe(o)
 }
 
-// refusalOf finds what the gate records of a client that left without proving a key.
-func refusalOf(err error) *authn.Refusal {
-	if r, ok := errors.AsType[*authn.Refusal](err); ok {
-		return r
+// refused records a handshake without a key that was taken, and names its outcome. The caller holds mu.
+func (c *conn) refused() string {
+	if !c.tried {
+		return "dropped"
 	}
-	return &authn.Refusal{Reason: authn.BadCredential, Detail: "no key was proven at the ssh door"}
+	if c.refusal == nil {
+		c.refusal = &authn.Refusal{Reason: authn.BadCredential, Detail: "no key was shown that the ssh door could check"}
+	}
+	if !errors.Is(c.refusal, authn.ErrRefused) {
+		c.server.log.Error("sign in at the ssh door", "error", c.refusal)
+		return unavailable
+	}
+	if r, ok := errors.AsType[*authn.Refusal](c.refusal); ok && !c.isRecorded {
+		c.refusal = c.server.gate.Failed(c.door, r)
+	}
+	if errors.Is(c.refusal, gateway.ErrThrottled) {
+		c.server.lobby.confine(c.address)
+		return "throttled"
+	}
+	return "refused"
 }

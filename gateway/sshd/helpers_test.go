@@ -2,15 +2,20 @@ package sshd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
@@ -117,3 +122,36 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// doorOf makes another ssh door of a gate.
+func doorOf(t testing.TB, g *gwtest.Gate, l sshd.Limits, observe func(sshd.Observation)) *sshd.Server {
+	t.Helper()
+	s, err := sshd.New(sshd.Config{
+		Gateway: g.Gateway, HostKeys: g.HostKeys, Audience: "https://gate.example.com", Limits: l, Observe: observe,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// open serves a door on a free port. stop stops it and returns what Serve returned; the end of the test does too.
+func open(t testing.TB, s *sshd.Server) (addr string, stop func() error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, ln) }()
+	stop = sync.OnceValue(func() error { cancel(); return <-served })
+	t.Cleanup(func() { _ = stop() })
+	return ln.Addr().String(), stop
+}
+
+// unwilling is a signer that shows its key and does not sign.
+type unwilling struct{ ssh.Signer }
+
+func (unwilling) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, io.ErrClosedPipe }

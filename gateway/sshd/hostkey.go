@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
@@ -75,26 +76,21 @@ func loadHostKey(file string) (gossh.Signer, error) {
 		}
 		return nil, fmt.Errorf("not a private key: %w", err)
 	}
-	if key, ok := raw.(*rsa.PrivateKey); ok && key.N.BitLen() < minRSABits {
-		return nil, fmt.Errorf("RSA with %d bits: use %d at least, or Ed25519", key.N.BitLen(), minRSABits)
-	}
 	signer, err := gossh.NewSignerFromKey(raw)
 	if err != nil {
 		return nil, err
 	}
-	return modern(signer)
-}
-
-// modern keeps an RSA key from signing with SHA-1.
-func modern(signer gossh.Signer) (gossh.Signer, error) {
-	algorithmic, ok := signer.(gossh.AlgorithmSigner)
-	switch kind := signer.PublicKey().Type(); {
-	case kind == gossh.InsecureKeyAlgoDSA:
-		return nil, errors.New("DSA is broken: use Ed25519")
-	case kind == gossh.KeyAlgoRSA && ok:
-		return gossh.NewSignerWithAlgorithms(algorithmic, []string{gossh.KeyAlgoRSASHA512, gossh.KeyAlgoRSASHA256})
+	switch key := raw.(type) {
+	case *ed25519.PrivateKey, *ecdsa.PrivateKey:
+		return signer, nil
+	case *rsa.PrivateKey:
+		if key.N.BitLen() < minRSABits {
+			return nil, fmt.Errorf("RSA with %d bits: use %d at least, or Ed25519", key.N.BitLen(), minRSABits)
+		}
+		// Without SHA-1.
+		return gossh.NewSignerWithAlgorithms(signer.(gossh.AlgorithmSigner), []string{gossh.KeyAlgoRSASHA512, gossh.KeyAlgoRSASHA256})
 	}
-	return signer, nil
+	return nil, errors.New("neither Ed25519 nor ECDSA nor RSA: use Ed25519")
 }
 
 // madeHostKey returns the file of the door's own key, which it makes if there is none. Of two that make it at once, the first to

@@ -8,7 +8,7 @@ import (
 
 // What an address whose keys were refused too often may do: few handshakes at once, for a while.
 const (
-	confinedHandshakes = 8
+	confinedHandshakes = 32
 	confinement        = time.Minute
 	maxConfined        = 10_000 // addresses
 )

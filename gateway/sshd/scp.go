@@ -45,7 +45,7 @@ var (
 
 // scp sends what the client asks for.
 func scp(ctx context.Context, c *call) uint32 {
-	s := &scpSource{call: c, tree: c.channel.tree(), in: bufio.NewReaderSize(c.channel.pacedInput(), maxScpLine)}
+	s := &scpSource{call: c, tree: c.channel.tree(), in: bufio.NewReaderSize(c.channel.pacedInput(0), maxScpLine)}
 	paths, problem := s.options(c.args)
 	if problem != "" {
 		_, _ = fmt.Fprintf(c.out, "\x01scp: %s\n", problem)

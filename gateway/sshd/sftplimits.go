@@ -43,7 +43,9 @@ const (
 	maxPayload = 255 << 10
 	// maxLooked is the longest packet that holds paths or attributes.
 	maxLooked = 32 << 10
-	// writePiece is how much the client must take while one ProgressWindow lasts.
+	// maxHead is more than what pkg/sftp writes of a packet before its payload.
+	maxHead = 64
+	// writePiece is how much the client must take while one ProgressWindow lasts. It is what OpenSSH takes in one SSH packet.
 	writePiece = 32 << 10
 
 	// limitsName is OpenSSH's extension (its PROTOCOL, section 4.8): the client asks how long packets may be.
@@ -74,7 +76,8 @@ type filter struct {
 
 	writing  sync.Mutex // held from the first byte of a packet to its last, by whoever writes it; at the beginning, by VERSION
 	greeted  bool
-	unsent   int // bytes of the packet under way that pkg/sftp is still to write
+	unsent   int    // bytes of the packet under way that pkg/sftp is still to write
+	head     []byte // of it, not sent yet
 	watchdog *time.Timer
 }
 
@@ -221,7 +224,8 @@ func version() []byte {
 	return out
 }
 
-// Write takes a packet, or its beginning or its rest, from pkg/sftp.
+// Write takes a packet, or its beginning or its rest, from pkg/sftp, which writes heads alone. They wait here for what they are of:
+// each write makes an SSH packet.
 func (f *filter) Write(p []byte) (int, error) {
 	if !f.greeted {
 		f.greeted = true
@@ -239,12 +243,32 @@ func (f *filter) Write(p []byte) (int, error) {
 		f.writing.Lock()
 		f.unsent = 4 + int(binary.BigEndian.Uint32(p))
 	}
-	n, err := f.send(p)
-	if f.unsent -= n; f.unsent == 0 || err != nil {
+	f.unsent -= len(p)
+	if f.unsent > 0 && len(p) <= maxHead {
+		f.head = append(f.head, p...)
+		return len(p), nil
+	}
+	err := f.sendBehindHead(p)
+	if f.unsent <= 0 || err != nil {
 		f.unsent = 0
 		f.writing.Unlock()
 	}
-	return n, err
+	return len(p), err
+}
+
+// sendBehindHead sends the head that waits, if any, and p.
+func (f *filter) sendBehindHead(p []byte) error {
+	if len(f.head) > 0 {
+		n := min(len(p), writePiece-len(f.head))
+		f.head = append(f.head, p[:n]...)
+		_, err := f.send(f.head)
+		if f.head = f.head[:0]; err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	_, err := f.send(p)
+	return err
 }
 
 // send writes to the channel, which waits for the client, for a window at most at each piece.

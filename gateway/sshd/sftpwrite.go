@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -111,16 +112,18 @@ type writer struct {
 	done     chan struct{} // closed when the gateway has answered
 	err      error         // its answer
 
-	mu     sync.Mutex    // guards what follows
-	next   int64         // where the next write must be
-	turn   chan struct{} // closed when next moves
-	busy   bool          // somebody writes at next
-	broken error         // why the body will not be whole, the first reason
+	mu     sync.Mutex       // guards what follows
+	moved  sync.Cond        // busy or broken changed
+	next   int64            // where the body goes on
+	busy   bool             // somebody writes at next
+	early  map[int64][]byte // what came before its turn, by offset
+	broken error            // why the body will not be whole, the first reason
 }
 
 func newWriter(h *handlers, path string) *writer {
-	w := &writer{handlers: h, path: path, wanted: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{})}
+	w := &writer{handlers: h, path: path, wanted: make(chan struct{}), done: make(chan struct{}), early: map[int64][]byte{}}
 	w.want = sync.OnceFunc(func() { close(w.wanted) })
+	w.moved.L = &w.mu
 	w.body, w.to = io.Pipe()
 	return w
 }
@@ -157,21 +160,82 @@ func (w *writer) fail(why error) {
 		w.broken = why
 	}
 	w.to.CloseWithError(w.broken)
+	w.moved.Broadcast()
 }
 
 // WriteAt implements io.WriterAt for writes that together go from the beginning to the end.
 func (w *writer) WriteAt(p []byte, off int64) (int, error) {
-	if err := w.await(off); err != nil {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	mine, err := w.enter(p, off)
+	if mine {
+		err = w.writeOn(p)
+	}
+	if err != nil {
 		w.fail(err)
 		return 0, w.outcome()
 	}
-	n, err := w.to.Write(p)
-	w.advance(int64(n))
-	if err != nil {
-		w.fail(errWriteOrder) // unless there is a reason already, the gateway saw the end and there is more
-		return n, w.outcome()
+	return len(p), nil
+}
+
+// maxEarly bounds what a session holds of bytes that came before their turn.
+const maxEarly = 8 << 20
+
+// enter waits while somebody else writes. It reports whether p is what comes next; when it does not, it is held until its turn, as
+// far as there is room.
+func (w *writer) enter(p []byte, off int64) (mine bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.busy && w.broken == nil && off >= w.next {
+		w.moved.Wait()
 	}
-	return n, nil
+	_, twice := w.early[off]
+	switch {
+	case w.broken != nil:
+		return false, w.broken
+	case off < w.next || twice:
+		return false, errWriteOrder
+	case off == w.next:
+		w.busy = true
+		return true, nil
+	case w.handlers.early.Add(int64(len(p))) > maxEarly:
+		w.handlers.early.Add(-int64(len(p)))
+		return false, errWriteOrder
+	}
+	w.early[off] = bytes.Clone(p)
+	return false, nil
+}
+
+// writeOn writes p, and what follows it if that came before.
+func (w *writer) writeOn(p []byte) error {
+	for len(p) > 0 {
+		if _, err := w.to.Write(p); err != nil {
+			return errWriteOrder // unless there is another reason already, the gateway saw the end, and this is behind it
+		}
+		p = w.leave(len(p))
+	}
+	return nil
+}
+
+// leave counts n bytes and returns those that follow them, if they are here. If not, the turn is anybody's.
+func (w *writer) leave(n int) []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next += int64(n)
+	p := w.early[w.next]
+	w.dropEarly(w.next)
+	if p == nil {
+		w.busy = false
+		w.moved.Broadcast()
+	}
+	return p
+}
+
+// dropEarly forgets bytes that were held. w.mu is held.
+func (w *writer) dropEarly(off int64) {
+	w.handlers.early.Add(-int64(len(w.early[off])))
+	delete(w.early, off)
 }
 
 // outcome waits for the gateway to answer and returns what became of the file.
@@ -189,66 +253,15 @@ func (w *writer) outcome() error {
 	return deniedWrite(w.err)
 }
 
-// await waits until it is the turn of the bytes at off. Those before them are on their way in other goroutines, if the client left
-// no hole.
-func (w *writer) await(off int64) error {
-	if off < 0 {
-		return errWriteOrder
-	}
-	for {
-		w.mu.Lock()
-		turn, next := w.turn, w.next
-		mine := off == next && !w.busy
-		if mine {
-			w.busy = true
-		}
-		w.mu.Unlock()
-		switch {
-		case mine:
-			return nil
-		case off < next:
-			return errWriteOrder
-		}
-		if err := w.waitFor(turn); err != nil {
-			return err
-		}
-	}
-}
-
-// waitFor waits for a turn, not for ever, and never with all of pkg/sftp's workers.
-func (w *writer) waitFor(turn chan struct{}) error {
-	if !w.handlers.waiting.enter() {
-		return errWriteOrder
-	}
-	defer w.handlers.waiting.leave()
-	late := time.NewTimer(w.handlers.limits.ProgressWindow)
-	defer late.Stop()
-	select {
-	case <-turn:
-		return nil
-	case <-w.done:
-	case <-late.C:
-	case <-w.handlers.life().Done():
-	}
-	return errWriteOrder
-}
-
-// advance gives the turn to the bytes behind.
-func (w *writer) advance(n int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.next += n
-	w.busy = false
-	close(w.turn)
-	w.turn = make(chan struct{})
-}
-
 // TransferError is told that the channel ended before the file was closed: nothing is published.
 func (w *writer) TransferError(error) { w.fail(errLeft) }
 
 // Close ends the body, unless something went wrong before, and returns what became of the file.
 func (w *writer) Close() error {
 	defer w.handlers.leave()
+	if w.hasHole() {
+		w.fail(errWriteOrder)
+	}
 	w.to.Close()
 	if err := w.outcome(); err != nil {
 		w.handlers.forget(w.path)
@@ -258,24 +271,13 @@ func (w *writer) Close() error {
 	return nil
 }
 
-// waiters counts the workers of a session that wait for others. Each true of enter is followed by one leave.
-type waiters struct {
-	mu sync.Mutex // guards n
-	n  int
-}
-
-func (w *waiters) enter() bool {
+// hasHole reports whether bytes wait for others that did not come, and forgets them.
+func (w *writer) hasHole() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.n >= sftp.SftpServerWorkerCount-1 {
-		return false
+	hole := len(w.early) > 0
+	for off := range w.early {
+		w.dropEarly(off)
 	}
-	w.n++
-	return true
-}
-
-func (w *waiters) leave() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.n--
+	return hole
 }

@@ -42,7 +42,7 @@ type Limits struct {
 	ConnsPerPrincipal    int           // of them, of one principal
 	Handshakes           int           // under way; one more ends the one that has kept the door waiting longest
 	HandshakesPerAddress int           // of them, from one address
-	HandshakeTimeout     time.Duration // for a whole handshake
+	HandshakeTimeout     time.Duration // for a whole handshake, and for a channel to say what it is for and to agree to its end
 	Channels             int           // open on one connection
 	ChannelsPerPrincipal int           // of all its connections
 	OpenHandles          int           // files and directories that one SFTP channel has open
@@ -57,7 +57,7 @@ type Limits struct {
 // DefaultLimits returns the limits that the documentation promises.
 func DefaultLimits() Limits {
 	return Limits{
-		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 2048,
+		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 4096,
 		Handshakes: 4096, HandshakesPerAddress: 2048, HandshakeTimeout: 10 * time.Second,
 		Channels: 128, ChannelsPerPrincipal: 4096, OpenHandles: 64,
 		IdleTimeout: 10 * time.Minute, KeepAlive: 30 * time.Second,
@@ -106,7 +106,8 @@ type Observation struct {
 	// Route is "handshake", "sftp", "test", "scp", one of the gate's own commands, or "other".
 	Route string
 	// Outcome of a handshake is "accepted", "refused": no key of the client's was taken, "throttled": too many were refused before,
-	// "dropped": it ended before a key was shown, or "full": the door holds all the connections that it may. Of an operation it is
+	// "unavailable": the gate could not tell, "dropped": it ended before a key was shown, or "full": the door holds all the
+	// connections that it may. Of an operation it is
 	// "ok", "failed": there is no such thing, or the asker's mistake, or "unavailable".
 	Outcome string
 	Took    time.Duration

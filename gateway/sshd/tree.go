@@ -37,7 +37,7 @@ func parsePath(p string) (place, bool) {
 	if !printable(p) || strings.IndexByte(p, '%') >= 0 {
 		return place{}, false
 	}
-	clean := path.Clean("/" + p)
+	clean := absolute(p)
 	if strings.IndexByte(p, ':') >= 0 && clean != p && clean[1:] != p {
 		return place{}, false
 	}
@@ -63,7 +63,15 @@ func realPath(p string) (string, error) {
 	if !printable(p) {
 		return "", gateway.ErrNotFound
 	}
-	return path.Clean("/" + p), nil
+	return absolute(p), nil
+}
+
+// absolute resolves detours. One that leads above the root ends there.
+func absolute(p string) string {
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	return path.Clean(p)
 }
 
 func (p place) isRoot() bool { return p.zone == "" }
@@ -140,7 +148,13 @@ func (t *tree) open(ctx context.Context, path string) (*gateway.Content, error) 
 	return s.Open(ctx, at.zone, at.rest)
 }
 
-func (p place) base() string { return path.Base("/" + p.zone + "/" + p.rest) }
+// base is the last segment.
+func (p place) base() string {
+	if p.rest == "" {
+		return p.zone
+	}
+	return p.rest[strings.LastIndexByte(p.rest, '/')+1:]
+}
 
 // directory returns the node of a directory. The gate keeps no times of directories.
 func directory(name string) node { return node{name: name, dir: true, time: time.Unix(0, 0)} }

@@ -1,8 +1,9 @@
 // Package client talks to a gate: it asks who one is and what is there, downloads, and writes with a signed statement
 // of what was built from which sources.
 //
-// [Client] is the gate's API. [Derive] finds out, from the siginfo files of a shared-state cache, what every object was
-// built from, and [Client.Push] signs that and publishes it.
+// [Client] is the gate's API. [SSHDoor], [Person] and [CIJob] are how one signs in, and [Netrc] is where the token is kept.
+// [Derive] finds out, from the siginfo files of a shared-state cache, what every object was built from, and [Client.Push]
+// signs that and publishes it.
 package client
 
 import (
@@ -201,7 +202,7 @@ func (e *Error) hint() string {
 	case e.Hint != "":
 		return e.Hint
 	case e.Status == http.StatusUnauthorized:
-		return "give a valid token; `lychgate token` makes one"
+		return "the token may have ended or been revoked; run lychgate login"
 	case e.Status >= 300 && e.Status < 400:
 		return "it redirects; give the URL it redirects to as the gate"
 	}
@@ -263,12 +264,8 @@ type request struct {
 
 // call makes a request, again after a fault that may pass. Every call here may safely be repeated.
 func (c *Client) call(ctx context.Context, r request) error {
-	if r.send != nil {
-		body, err := json.Marshal(r.send)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.op, err)
-		}
-		r.raw, r.kind = body, "application/json"
+	if err := r.encode(); err != nil {
+		return err
 	}
 	t := tries{client: c}
 	for {
@@ -280,6 +277,27 @@ func (c *Client) call(ctx context.Context, r request) error {
 			return err
 		}
 	}
+}
+
+// send is call for what must not be repeated.
+func (c *Client) send(ctx context.Context, r request) error {
+	if err := r.encode(); err != nil {
+		return err
+	}
+	return c.once(ctx, r)
+}
+
+// encode makes the body.
+func (r *request) encode() error {
+	if r.send == nil {
+		return nil
+	}
+	body, err := json.Marshal(r.send)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.op, err)
+	}
+	r.raw, r.kind = body, "application/json"
+	return nil
 }
 
 func (c *Client) once(ctx context.Context, r request) error {

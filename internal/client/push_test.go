@@ -362,7 +362,7 @@ func TestPushFaults(t *testing.T) {
 			refuse(w, 401, "expired", "")
 			return true
 		}, func(t *testing.T, r *Report, err error, w *waits) {
-			if err == nil || len(w.list) != 0 || !strings.Contains(err.Error(), "lychgate token") {
+			if err == nil || len(w.list) != 0 || !strings.Contains(err.Error(), "lychgate login") {
 				t.Errorf("%v after %v", err, w.list)
 			}
 		}},

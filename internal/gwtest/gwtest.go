@@ -67,25 +67,26 @@ access:
 
 // Options change what New builds. The zero Options are what most tests want.
 type Options struct {
-	Forge      string // the forge file; default DefaultForge
-	Mirror     upstream.Store
-	Public     []string
-	Transitive bool
-	Policy     string // a bundle directory; default the built-in rule
-	Strict     bool   // the journal's mode
-	Limits     httpd.Limits
-	ClientCA   bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
-	Dir        string
-	Issuers    []authn.Issuer // of ID tokens
-	Admins     []string       // users who administer main
-	Review     bool           // add the zone "review", which has main as its base
-	JournalFS  audit.FS
-	Blobs      func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
-	Journal    func(gateway.Journal) gateway.Journal // wraps the journal
-	SSH        bool                                  // open the ssh door too; every user of the forge file has a key
-	SSHLimits  sshd.Limits
-	SSHObserve func(sshd.Observation)
-	Uploads    gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	Forge        string // the forge file; default DefaultForge
+	Mirror       upstream.Store
+	Public       []string
+	Transitive   bool
+	Policy       string // a bundle directory; default the built-in rule
+	Strict       bool   // the journal's mode
+	Limits       httpd.Limits
+	ClientCA     bool // take client certificates of the development CA: "spiffe://example.com/USER" is that user
+	Dir          string
+	Issuers      []authn.Issuer // of ID tokens
+	Admins       []string       // users who administer main
+	Review       bool           // add the zone "review", which has main as its base
+	JournalFS    audit.FS
+	Blobs        func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
+	Journal      func(gateway.Journal) gateway.Journal // wraps the journal
+	SSH          bool                                  // open the ssh door too; every user of the forge file has a key
+	SSHAuthority ssh.PublicKey                         // whose user certificates the ssh door takes: their principals are users of the forge
+	SSHLimits    sshd.Limits
+	SSHObserve   func(sshd.Observation)
+	Uploads      gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -244,8 +245,7 @@ func (g *Gate) assemble(o Options) {
 	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
-	keys, err := authn.NewSSHKeys(authn.SSHKeysConfig{Directory: g.Forges})
-	g.must(err, "know SSH keys")
+	keys := g.sshKeys(o)
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
 	g.Gateway, err = gateway.New(gateway.Config{

@@ -9,9 +9,11 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway/sshd"
 )
 
@@ -29,6 +31,19 @@ func (g *Gate) sshDoor(o Options) (*sshd.Server, net.Listener) {
 	g.must(err, "listen")
 	g.SSHAddr = ln.Addr().String()
 	return door, ln
+}
+
+// sshKeys makes what recognises SSH keys and certificates.
+func (g *Gate) sshKeys(o Options) *authn.SSHKeys {
+	cfg := authn.SSHKeysConfig{Directory: g.Forges}
+	if o.SSHAuthority != nil {
+		set, err := authn.NewSSHKeySet(o.SSHAuthority)
+		g.must(err, "read the authority's key")
+		cfg.Authorities = []authn.SSHAuthority{{Name: "test", Keys: authn.Fixed[*authn.SSHKeySet]{Value: set}, Forge: Forge, MaxLifetime: 24 * time.Hour}}
+	}
+	keys, err := authn.NewSSHKeys(cfg)
+	g.must(err, "make the rules for SSH keys")
+	return keys
 }
 
 // privateKey returns the SSH key of a user, which follows from the name.

@@ -71,7 +71,7 @@ func Start(t testing.TB) *Provider {
 		t.Fatal(err)
 	}
 	var log lockedBuffer
-	cmd := exec.Command("node", "provider.mjs")
+	cmd := exec.Command(runtime(dir), "provider.mjs")
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, in, printed, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -103,6 +103,14 @@ func Start(t testing.TB) *Provider {
 		t.Fatalf("the OpenID Connect provider did not start in time\n%s", log.String())
 	}
 	return nil
+}
+
+// runtime returns the Node.js that the packages bring, which Debian's own is too old for, or that of a system they bring none for.
+func runtime(dir string) string {
+	if found, err := filepath.Glob(filepath.Join(dir, "node_modules", "node-*", "bin", "node")); err == nil && len(found) == 1 {
+		return found[0]
+	}
+	return "node"
 }
 
 // install returns a directory with the program and what it needs, beside the user's other caches and named by the contents, so
