@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -156,6 +157,9 @@ func (ch *channel) gone() {
 // subsystem lets the client speak SFTP until it ends the channel.
 func subsystem(ctx context.Context, ch *channel) (uint32, Observation) {
 	if err := serveSFTP(ctx, ch, ch.tree(), ch.conn.server.limits); err != nil {
+		if errors.Is(err, errPanic) {
+			ch.conn.server.log.Error("an SFTP session is ended", "error", err, "remote", ch.conn.door.Remote.String())
+		}
 		return 1, Observation{Route: "sftp", Outcome: failed}
 	}
 	return 0, Observation{Route: "sftp", Outcome: succeeded}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/gateway"
@@ -485,11 +486,19 @@ func TestPanic(t *testing.T) {
 	if r := run(t, victim, "[ -f /main/"+name+" ]"); r.code != -1 {
 		t.Errorf("a panic is answered with %+v", r)
 	}
+	files, err := sftp.NewClient(dial(t, g, "carol"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	if _, err := files.Stat("/main/" + name); err == nil {
+		t.Error("a panic is answered with a stat")
+	}
 	if c, err := ssh.Dial("tcp", g.SSHAddr, clientConfig(g, "nobody")); err == nil { // its refusal cannot be recorded
 		c.Close()
 		t.Error("the door opened")
 	}
-	eventually(t, "both have panicked", func() bool { return journal.panics.Load() == 2 })
+	eventually(t, "all have panicked", func() bool { return journal.panics.Load() == 3 })
 	journal.armed.Store(false)
 	if r := run(t, bystander, "[ -f /main/"+name+" ]"); r.code != 0 {
 		t.Errorf("somebody else: %+v", r)

@@ -3,6 +3,7 @@ package sshd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -63,7 +64,7 @@ func serveSFTP(ctx context.Context, channel io.ReadWriteCloser, t *tree, l Limit
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	f := newFilter(channel, l, end)
-	h := &handlers{tree: t, life: func() context.Context { return ctx }, limits: l, mine: map[string]node{}}
+	h := &handlers{tree: t, life: func() context.Context { return ctx }, limits: l, fault: end, mine: map[string]node{}}
 	// Without pkg/sftp's allocator, which keeps 256 KiB for each request that ever was in flight until the channel ends, and is no faster.
 	server := sftp.NewRequestServer(f, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithRSMaxTxPacket(maxPayload))
 	served := make(chan error, 1)
@@ -104,6 +105,7 @@ type handlers struct {
 	tree   *tree
 	life   func() context.Context // ends with the channel; pkg/sftp hands out none that does
 	limits Limits
+	fault  func(error) // ends the session
 
 	mu   sync.Mutex // guards what follows
 	open int
@@ -112,6 +114,18 @@ type handlers struct {
 	mine map[string]node
 
 	early atomic.Int64 // bytes that wait for their turn to be written
+}
+
+// errPanic is wrapped by the end of a session in which something panicked.
+var errPanic = errors.New("panic in an SFTP session")
+
+// recovered makes a failure of a panic, and ends the session. pkg/sftp calls its handlers from goroutines of its own, in which a panic
+// would end the process.
+func (h *handlers) recovered(err *error) {
+	if p := recover(); p != nil {
+		h.fault(fmt.Errorf("%w: %v\n%s", errPanic, p, stack()))
+		*err = statusOf(gateway.ErrUnavailable)
+	}
 }
 
 // enter counts a handle. Each nil is followed by one leave.
@@ -153,7 +167,8 @@ func (h *handlers) remembered(path string) (node, bool) {
 }
 
 // Fileread opens for reading.
-func (h *handlers) Fileread(r *sftp.Request) (io.ReaderAt, error) {
+func (h *handlers) Fileread(r *sftp.Request) (_ io.ReaderAt, err error) {
+	defer h.recovered(&err)
 	if err := h.enter(); err != nil {
 		return nil, err
 	}
@@ -166,7 +181,8 @@ func (h *handlers) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 }
 
 // Filewrite opens for writing. The flags are looked at only for those who may write at all.
-func (h *handlers) Filewrite(r *sftp.Request) (io.WriterAt, error) {
+func (h *handlers) Filewrite(r *sftp.Request) (_ io.WriterAt, err error) {
+	defer h.recovered(&err)
 	if err := h.enter(); err != nil {
 		return nil, err
 	}
@@ -179,7 +195,8 @@ func (h *handlers) Filewrite(r *sftp.Request) (io.WriterAt, error) {
 }
 
 // Filelist answers OPENDIR, STAT and FSTAT.
-func (h *handlers) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
+func (h *handlers) Filelist(r *sftp.Request) (_ sftp.ListerAt, err error) {
+	defer h.recovered(&err)
 	if r.Method == "List" {
 		return h.list(r.Filepath)
 	}
@@ -187,7 +204,8 @@ func (h *handlers) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 }
 
 // Lstat answers LSTAT: there are no links.
-func (h *handlers) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
+func (h *handlers) Lstat(r *sftp.Request) (_ sftp.ListerAt, err error) {
+	defer h.recovered(&err)
 	n, err := h.tree.stat(h.life(), r.Filepath)
 	if errors.Is(err, gateway.ErrNotFound) {
 		if own, ok := h.remembered(r.Filepath); ok {
@@ -258,7 +276,8 @@ func (l *lister) read() error {
 }
 
 // ListAt shows the next names. It ignores the offset, which only ever grows by what was shown.
-func (l *lister) ListAt(into []os.FileInfo, _ int64) (int, error) {
+func (l *lister) ListAt(into []os.FileInfo, _ int64) (_ int, err error) {
+	defer l.handlers.recovered(&err)
 	if len(l.left) > 0 && time.Since(l.when) > listedFor {
 		next := l.left[0].name
 		if err := l.read(); err != nil {

@@ -20,8 +20,9 @@ type reader struct {
 }
 
 // ReadAt implements io.ReaderAt.
-func (r *reader) ReadAt(p []byte, off int64) (int, error) {
-	n, err := r.content.ReadAt(r.handlers.life(), p, off)
+func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
+	defer r.handlers.recovered(&err)
+	n, err = r.content.ReadAt(r.handlers.life(), p, off)
 	if n > 0 {
 		r.note(off, off+int64(n))
 	}

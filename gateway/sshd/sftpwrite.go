@@ -60,7 +60,8 @@ func deniedWrite(err error) error {
 }
 
 // Filecmd answers what would change something other than a file's bytes.
-func (h *handlers) Filecmd(r *sftp.Request) error {
+func (h *handlers) Filecmd(r *sftp.Request) (err error) {
+	defer h.recovered(&err)
 	switch r.Method {
 	case "Setstat":
 		return h.setStat(r.Filepath)
@@ -134,13 +135,14 @@ func (w *writer) node(size int64) node {
 
 // put hands the body to the gateway.
 func (w *writer) put(ctx context.Context, s *gateway.Session, at place) {
+	defer close(w.done)
+	defer w.body.Close()
+	defer w.handlers.recovered(&w.err)
 	defer context.AfterFunc(ctx, func() { w.fail(errLeft) })()
 	_, w.err = s.Put(ctx, at.zone, at.rest, w)
 	if w.err != nil {
 		w.fail(deniedWrite(w.err)) // or what made it fail, which came first
 	}
-	w.body.Close()
-	close(w.done)
 }
 
 // Read gives the gateway the body.

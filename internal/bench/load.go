@@ -33,9 +33,30 @@ type load struct {
 	Connect  bool          `json:"connect"` // a new connection, and a full handshake, for each request
 	Length   int64         `json:"length"`  // the Content-Length that every answer must have; -1 for any
 	Duration time.Duration `json:"duration"`
+	SSH      *sshLogin     `json:"ssh,omitempty"` // speak SFTP, not HTTP: Request is "STAT " or "READ ", and a path
 }
 
-// outcome is what came of a load. Any answer but a 200 of the right length is an error, and then nothing else counts.
+// asked is the order in a few words.
+func (l *load) asked() string {
+	method, _, _ := strings.Cut(l.Request, " ")
+	s := method + ", " + strconv.Itoa(l.Conns) + " connections"
+	if l.Conns == 1 {
+		s = method + ", 1 connection"
+	}
+	if l.Connect {
+		s += ", a new one each"
+	}
+	if l.SSH != nil && l.SSH.Flight > 1 {
+		s += ", " + strconv.Itoa(l.SSH.Flight) + " in flight"
+	}
+	if l.SSH != nil && l.SSH.Client != ownClient {
+		s += ", by " + l.SSH.Client
+	}
+	return s
+}
+
+// outcome is what came of a load. Any answer but a 200 of the right length, or an object of the right size, is an error, and then
+// nothing else counts.
 type outcome struct {
 	Requests int           `json:"requests"`
 	Bytes    int64         `json:"bytes"` // of bodies
@@ -73,6 +94,9 @@ type loader struct {
 }
 
 func (l *load) run(ctx context.Context) (outcome, error) {
+	if l.SSH != nil {
+		return l.SSH.run(ctx, l)
+	}
 	d := &loader{load: l, head: strings.HasPrefix(l.Request, "HEAD ")}
 	var err error
 	if d.requests, err = l.requests(); err != nil {

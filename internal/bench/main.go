@@ -35,6 +35,8 @@ func dispatch(ctx context.Context, args []string) error {
 		switch args[0] {
 		case "load":
 			return serveLoad(ctx, os.Stdin, os.Stdout)
+		case "hold":
+			return serveHold(ctx, args[1:], os.Stdin, os.Stdout)
 		case "handler":
 			return serveHandler(ctx, args[1:])
 		}

@@ -98,10 +98,45 @@ func healthy(url string) bool {
 // tick is the unit of times in /proc: USER_HZ is 100 on every Linux that Go runs on.
 const tick = 10 * time.Millisecond
 
-// processor returns the processor time that the group has used, its children included.
-func (p *process) processor() time.Duration {
+// member is a process that a server consists of.
+type member struct {
+	pid, parent, group int
+	used               time.Duration // by it, and by those of its children that have ended
+}
+
+// processor returns the processor time that the server has used.
+func (p *process) processor() (sum time.Duration) {
+	for _, m := range p.members() {
+		sum += m.used
+	}
+	return sum
+}
+
+// members are the processes of the group, and all that descend from them: sshd gives each connection a session of its own.
+func (p *process) members() (list []member) {
+	all := allProcesses()
+	inside := map[int]bool{}
+	for _, m := range all {
+		inside[m.pid] = m.group == p.cmd.Process.Pid
+	}
+	for found := true; found; {
+		found = false
+		for _, m := range all {
+			if !inside[m.pid] && inside[m.parent] {
+				inside[m.pid], found = true, true
+			}
+		}
+	}
+	for _, m := range all {
+		if inside[m.pid] {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+func allProcesses() (list []member) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	var sum time.Duration
 	for _, name := range stats {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -109,15 +144,39 @@ func (p *process) processor() time.Duration {
 		}
 		_, rest, _ := strings.Cut(string(text), ") ") // the name before may hold spaces
 		fields := strings.Fields(rest)
-		if len(fields) < 13 || fields[2] != strconv.Itoa(p.cmd.Process.Pid) {
+		if len(fields) < 15 {
 			continue
 		}
-		for _, field := range fields[11:13] { // utime, stime: proc_pid_stat(5)
-			n, _ := strconv.ParseInt(field, 10, 64)
-			sum += time.Duration(n) * tick
+		m := member{parent: number(fields[1]), group: number(fields[2])} // proc_pid_stat(5), as what follows
+		m.pid = number(filepath.Base(filepath.Dir(name)))
+		for _, field := range fields[11:15] { // utime, stime, cutime, cstime
+			m.used += time.Duration(number(field)) * tick
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// number reads what the kernel printed.
+func number(field string) int {
+	n, _ := strconv.Atoi(field)
+	return n
+}
+
+// memory returns the bytes that the server keeps in memory. Pages that its processes share are counted once.
+func (p *process) memory() (sum int64, err error) {
+	for _, m := range p.members() {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", m.pid))
+		if err != nil {
+			return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "Pss:" {
+				sum += int64(number(fields[1])) << 10
+			}
 		}
 	}
-	return sum
+	return sum, nil
 }
 
 // ourselves is a command that runs this program in another role.

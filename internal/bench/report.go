@@ -56,11 +56,7 @@ type detail struct {
 
 func newDetail(c contender, t turns) detail {
 	d := detail{name: c.name, connect: c.order.Connect, rate: t.median(turn.rate), protocol: t[0].Protocol}
-	method, _, _ := strings.Cut(c.order.Request, " ")
-	d.asked = method + ", " + strconv.Itoa(c.order.Conns) + " connections"
-	if d.connect {
-		d.asked += ", a new one each"
-	}
+	d.asked = c.order.asked()
 	d.low, d.high = t[0].rate(), t[0].rate()
 	for _, one := range t {
 		d.low, d.high = min(d.low, one.rate()), max(d.high, one.rate())
@@ -93,7 +89,7 @@ func newReport(ctx context.Context, w *world) *report {
 
 var (
 	rowHeads    = []string{"work", "peer", "peer's figure", "the gate's", "ratio", "target", "met"}
-	detailHeads = []string{"asked", "server", "median", "of all turns", "server's processor time", "median time", "99 %", "TLS"}
+	detailHeads = []string{"asked", "server", "median", "of all turns", "server's processor time", "median time", "99 %", "protocol"}
 )
 
 // writeText prints the tables for a person at a terminal.

@@ -24,13 +24,13 @@ type server struct {
 	start func(ctx context.Context) ([]*process, error)
 }
 
-// servers are all contenders. The gate is the last.
+// servers are all contenders. The gate is the last, but for its other door.
 type servers struct {
-	nginx, guarded, caddy, handler, mirror, gate server
+	nginx, guarded, caddy, handler, mirror, openssh, gate, ssh server
 }
 
 func newServers(w *world) (*servers, error) {
-	var addrs [6]string
+	var addrs [8]string
 	for i := range addrs {
 		var err error
 		if addrs[i], err = freeAddress(); err != nil {
@@ -44,7 +44,9 @@ func newServers(w *world) (*servers, error) {
 		caddy:   server{name: "Caddy, file_server", addr: addrs[2], lacks: caddy},
 		handler: server{name: "a bare Go net/http handler", addr: addrs[3]},
 		mirror:  server{name: "nginx, plain HTTP", addr: addrs[4], lacks: nginx},
+		openssh: server{name: "OpenSSH", addr: addrs[6], lacks: lacking("sshd", "openssh-server")},
 		gate:    server{name: "the gate", addr: addrs[5]},
+		ssh:     server{name: "the gate's ssh door", addr: addrs[7]},
 	}
 	s.nginx.start = func(ctx context.Context) ([]*process, error) {
 		return startNginx(ctx, w, "static", s.nginx.addr, w.tlsLines(s.nginx.addr))
@@ -55,6 +57,8 @@ func newServers(w *world) (*servers, error) {
 	s.guarded.start = func(ctx context.Context) ([]*process, error) { return startGuarded(ctx, w, s.guarded.addr) }
 	s.caddy.start = func(ctx context.Context) ([]*process, error) { return startCaddy(ctx, w, s.caddy.addr) }
 	s.handler.start = func(ctx context.Context) ([]*process, error) { return startHandler(ctx, w, s.handler.addr) }
+	s.openssh.start = func(ctx context.Context) ([]*process, error) { return startOpenSSH(ctx, w, s.openssh.addr) }
+	s.ssh.start = func(ctx context.Context) ([]*process, error) { return startGate(ctx, w, s.gate.addr) }
 	s.gate.start = func(ctx context.Context) ([]*process, error) { return startGate(ctx, w, s.gate.addr) }
 	return s, nil
 }
@@ -250,6 +254,9 @@ func (w *world) versions(ctx context.Context) []string {
 	list := []string{commit(ctx), firstLine(ctx, w.gate, "version")}
 	if nginx := findProgram("nginx"); nginx != "" {
 		list = append(list, firstLine(ctx, nginx, "-v"))
+	}
+	if sshd := findProgram("sshd"); sshd != "" {
+		list = append(list, opensshVersion(ctx, sshd))
 	}
 	if caddy := findProgram("caddy"); caddy != "" {
 		list = append(list, "Caddy "+firstLine(ctx, caddy, "version"))

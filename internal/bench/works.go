@@ -25,6 +25,10 @@ func works() []work {
 		{"presence", measurePresence},
 		{"decision", measureDecision},
 		{"journal", measureJournal},
+		{"sftp-connect", measureSFTPConnect},
+		{"sftp-stat", measureSFTPStat},
+		{"sftp-get", measureSFTPGet},
+		{"ssh-held", measureHeld},
 		{"start", measureStart},
 	}
 }

@@ -114,7 +114,7 @@ func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 // missing says which peers were left out, and how to get them.
 func (w *world) missing() (list []string) {
 	s := w.servers
-	for _, p := range []server{s.nginx, s.guarded, s.caddy} {
+	for _, p := range []server{s.nginx, s.guarded, s.caddy, s.openssh} {
 		if p.lacks != "" {
 			list = append(list, p.name+" was left out. It needs: "+p.lacks)
 		}
@@ -128,7 +128,7 @@ func (w *world) prepare(ctx context.Context) error {
 		return nil
 	}
 	w.prepared = true
-	for _, step := range []func(context.Context) error{w.writeCertificate, w.writeTree, w.writeGateFiles, w.publish, w.writePeerData} {
+	for _, step := range []func(context.Context) error{w.writeCertificate, w.writeSSHKeys, w.writeTree, w.writeGateFiles, w.publish, w.writePeerData} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("set up: %w", err)
 		}
@@ -265,6 +265,7 @@ https:
   listen: %[1]q
   audience: "https://%[1]s"
   tls: {cert: cert.pem, key: key.pem}
+ssh: {listen: %[4]q, host_keys: [host_key]}
 admin: {listen: %[2]q}
 zones:
   - {name: main, mirror: %[3]q, writers: {users: [git.example.com/ci]}, signers: [ci]}
@@ -276,7 +277,7 @@ forges:
 
 const gateForge = `hosts: [git.example.com]
 users:
-  - {id: "1", name: alice, kind: human}
+  - {id: "1", name: alice, kind: human, keys: [%q]}
   - {id: "2", name: ci, kind: ci}
 access:
   - {repos: ["team/**"], users: [alice, ci]}
@@ -301,8 +302,8 @@ func (w *world) writeGateFiles(context.Context) error {
 	}
 	return errors.Join(
 		writePEM(w.path("ci.pub"), "PUBLIC KEY", publicDER), writePEM(w.path("ci.key"), "PRIVATE KEY", privateDER),
-		os.WriteFile(w.path("forge.yaml"), []byte(gateForge), 0o600),
-		os.WriteFile(w.path("lychgate.yaml"), fmt.Appendf(nil, gateConfig, w.servers.gate.addr, w.adminAddr, mirror), 0o600))
+		os.WriteFile(w.path("forge.yaml"), fmt.Appendf(nil, gateForge, strings.TrimSpace(readText(w.path("alice.pub")))), 0o600),
+		os.WriteFile(w.path("lychgate.yaml"), fmt.Appendf(nil, gateConfig, w.servers.gate.addr, w.adminAddr, mirror, w.servers.ssh.addr), 0o600))
 }
 
 // publish writes every object through the gate: the large one once by an upload, everything else where it lies.
