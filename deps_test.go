@@ -67,6 +67,7 @@ var testOnly = map[string]string{
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
 	"internal/bench":                "programs that measure; nothing is built on them",
+	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
 	"internal/crash":                "programs that kill and check; nothing is built on them",
 }

@@ -68,7 +68,7 @@ func (w *world) build(ctx context.Context, name, home, mirror string) (result, e
 }
 
 var (
-	summary  = regexp.MustCompile(`(?m)^Sstate summary: Wanted (\d+) Local (\d+) Mirrors (\d+) Missed (\d+) `)
+	summary  = regexp.MustCompile(`Sstate summary: Wanted (\d+) Local (\d+) Mirrors (\d+) Missed (\d+) `)
 	problem  = regexp.MustCompile(`(?m)^(ERROR|WARNING): .*$`)
 	compiled = regexp.MustCompile(`(?m)^NOTE: recipe (\S+)-[^-\s]+-r0: task do_compile: Succeeded$`)
 )
