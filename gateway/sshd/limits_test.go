@@ -99,7 +99,7 @@ func TestHalfOpenHandshakes(t *testing.T) {
 
 // TestManyHonestHandshakes: builders that all begin at once come in, all of them.
 func TestManyHonestHandshakes(t *testing.T) {
-	g := gwtest.New(t, gwtest.Options{SSH: true})
+	g := gwtest.New(t, gwtest.Options{SSH: true, SSHLimits: sshd.Limits{HandshakeTimeout: patience}}) // all share the machine with all clients
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {

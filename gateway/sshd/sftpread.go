@@ -9,7 +9,8 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 )
 
-// reader is a file open for reading. pkg/sftp reads from several goroutines and closes after the last.
+// reader is a file open for reading. pkg/sftp reads from several goroutines, and waits with the close for the reads that a client
+// sent before it, not for those that it sent after.
 type reader struct {
 	handlers *handlers
 	content  *gateway.Content
@@ -47,6 +48,8 @@ func (r *reader) TransferError(err error) { r.content.Fail(err) }
 // Close records what was sent. The event's status is the one of the https door for the same.
 func (r *reader) Close() error {
 	defer r.handlers.leave()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if !r.any || r.off == 0 && r.end == r.content.Size {
 		r.content.Close(http.StatusOK, "")
 	} else {

@@ -102,7 +102,8 @@ func (h *handlers) makeDir(path string) error {
 	return nil
 }
 
-// writer is a file open for writing. pkg/sftp writes from several goroutines and closes after the last.
+// writer is a file open for writing. pkg/sftp writes from several goroutines, and waits with the close for the writes that a client
+// sent before it.
 type writer struct {
 	handlers *handlers
 	path     string
@@ -269,7 +270,10 @@ func (w *writer) Close() error {
 		w.handlers.forget(w.path)
 		return err
 	}
-	w.handlers.remember(w.path, w.node(w.next))
+	w.mu.Lock() // a write that the client sent after the close may be under way, and fail
+	size := w.next
+	w.mu.Unlock()
+	w.handlers.remember(w.path, w.node(size))
 	return nil
 }
 

@@ -128,7 +128,8 @@ func (c *clock) add(d time.Duration) {
 
 func tokenOf(n int, expires time.Time) ([32]byte, authn.TokenInfo) {
 	return [32]byte{byte(n), byte(n >> 8), 1}, authn.TokenInfo{
-		ID: fmt.Sprintf("tok-%d", n), Principal: authn.Principal{Forge: "git.example.com", ID: "42", Kind: authn.Human},
+		Epoch: 1,
+		ID:    fmt.Sprintf("tok-%d", n), Principal: authn.Principal{Forge: "git.example.com", ID: "42", Kind: authn.Human},
 		Created: expires.Add(-time.Hour), Expires: expires,
 	}
 }
@@ -371,7 +372,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Open(t.Context(), Config{Path: path})
-	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema version 99, this lychgate knows up to 1") {
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema version 99, this lychgate knows up to 2") {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -464,8 +465,8 @@ func TestMigrationsAreNumbered(t *testing.T) {
 func TestBadMigrationLeavesTheFileAsItWas(t *testing.T) {
 	db := openTest(t, testPath(t))
 	put(t, db, publicationOf(0, 1))
-	bad := []migration{{1, "0001_init.sql", ""}, {2, "0002_bad.sql", "CREATE TABLE later (x INTEGER); SELECT nonsense FROM nowhere"}}
-	if err := migrate(t.Context(), db.writer, bad, time.Now()); err == nil || !strings.Contains(err.Error(), "0002_bad.sql") {
+	bad := []migration{{1, "0001_init.sql", ""}, {2, "0002_credentials.sql", ""}, {3, "0003_bad.sql", "CREATE TABLE later (x INTEGER); SELECT nonsense FROM nowhere"}}
+	if err := migrate(t.Context(), db.writer, bad, time.Now()); err == nil || !strings.Contains(err.Error(), "0003_bad.sql") {
 		t.Fatalf("got %v", err)
 	}
 	var n int
