@@ -94,7 +94,7 @@ func (w *sshWorker) openMany(ctx context.Context, n int) (conns []*sftpConn, err
 		group.Go(func() {
 			for {
 				mu.Lock()
-				enough := err != nil || n == 0
+				enough := err != nil || n <= 0
 				n--
 				mu.Unlock()
 				if enough {

@@ -117,14 +117,16 @@ func (w *sshWorker) work(ctx context.Context) error {
 	return fmt.Errorf("no such request: %s", w.Request)
 }
 
-// rounds does one thing after another.
+// rounds does one thing after another, once at least.
 func (w *sshWorker) rounds(ctx context.Context, one func(context.Context) error) error {
-	for ctx.Err() == nil && time.Now().Before(w.until) {
+	for {
 		if err := one(ctx); err != nil {
 			return err
 		}
+		if time.Now().After(w.until) {
+			return nil
+		}
 	}
-	return ctx.Err()
 }
 
 // path is what is asked for next.
@@ -169,7 +171,7 @@ func (w *sshWorker) stat(ctx context.Context) error {
 			return err
 		}
 	}
-	for ctx.Err() == nil {
+	for {
 		id, err := c.attrs(w.Length)
 		switch {
 		case err != nil:
@@ -186,7 +188,6 @@ func (w *sshWorker) stat(ctx context.Context) error {
 			return err
 		}
 	}
-	return ctx.Err()
 }
 
 // dial connects and authenticates.
