@@ -175,7 +175,7 @@ func (w *world) holdAt(ctx context.Context, c contender, h *holding) error {
 	if _, err := runLoad(ctx, warm); err != nil {
 		return err
 	}
-	before, err := memoryOf(running)
+	before, err := memoryOf(ctx, running)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (w *world) holdAt(ctx context.Context, c contender, h *holding) error {
 		return err
 	}
 	defer holder.release()
-	after, err := memoryOf(running)
+	after, err := memoryOf(ctx, running)
 	if err != nil {
 		return err
 	}
@@ -193,8 +193,11 @@ func (w *world) holdAt(ctx context.Context, c contender, h *holding) error {
 	return nil
 }
 
-func memoryOf(all []*process) (sum int64, err error) {
+func memoryOf(ctx context.Context, all []*process) (sum int64, err error) {
 	for _, p := range all {
+		if err := p.settle(ctx); err != nil {
+			return 0, err
+		}
 		n, err := p.memory()
 		if err != nil {
 			return 0, err

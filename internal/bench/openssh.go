@@ -87,9 +87,8 @@ func startOpenSSH(ctx context.Context, w *world, addr string) ([]*process, error
 	return w.startOne(ctx, "sshd", func() bool { return accepts(addr) }, findProgram("sshd"), "-D", "-e", "-f", w.path("sshd_config"))
 }
 
-// opensshVersion is what the server calls itself.
+// opensshVersion is what the server calls itself. Old ones know no -V, and say who they are before they fail.
 func opensshVersion(ctx context.Context, program string) string {
-	// It has no option for this alone before OpenSSH 9.2; one that it does not know makes it say so, and fail.
 	text, _ := exec.CommandContext(ctx, program, "-V").CombinedOutput()
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "OpenSSH") {

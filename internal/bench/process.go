@@ -167,6 +167,9 @@ func number(field string) int {
 func (p *process) memory() (sum int64, err error) {
 	for _, m := range p.members() {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", m.pid))
+		if errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrNotExist) {
+			continue // it has ended
+		}
 		if err != nil {
 			return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
 		}
@@ -177,6 +180,22 @@ func (p *process) memory() (sum int64, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// settle waits until the server's processes have stayed the same for a while: those of connections that were closed end by and by.
+func (p *process) settle(ctx context.Context) error {
+	const steady = 5
+	for same, last := 0, 0; same < steady; same++ {
+		if n := len(p.members()); n != last {
+			same, last = 0, n
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // ourselves is a command that runs this program in another role.
