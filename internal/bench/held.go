@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -241,10 +242,9 @@ func startHolder(ctx context.Context, l load) (*holder, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	h := &holder{release: func() { write.Close(); _ = cmd.Wait(); cancel() }}
-	text := make([]byte, 64<<10) // it says one line
-	n, err := out.Read(text)
+	text, err := bufio.NewReader(out).ReadBytes('\n') // it says one line
 	if err == nil {
-		err = json.Unmarshal(text[:n], &h.said, exactly())
+		err = json.Unmarshal(text, &h.said, exactly())
 	}
 	switch {
 	case err != nil:
