@@ -12,7 +12,7 @@ T           ?= 30s
 .PHONY: help run build test test-full test-bitbake check bench fuzz packages clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: build ## Build and start the quickstart on 127.0.0.1:8443 (ARGS="--sstate DIR" for another cache)
 	bin/lychgate quickstart $(ARGS)
@@ -28,7 +28,7 @@ test-full: test ## Run the suite, kill the gate 200 times under load, then run e
 	KILL_CYCLES=200 $(GO) test -count=1 -timeout 30m -v -run '^TestKill$$' ./cmd/lychgate
 	@$(MAKE) fuzz
 
-test-bitbake: build ## Run real BitBake against a gate (BITBAKE_DIR=... OECORE_DIR=..., checkouts of both)
+test-bitbake: build ## Run unmodified BitBake against a gate (BITBAKE_DIR=DIR OECORE_DIR=DIR, two checkouts; ARGS="-only ssh")
 	$(GO) run ./internal/bitbake -bitbake "$(BITBAKE_DIR)" -oecore "$(OECORE_DIR)" $(ARGS)
 
 check: $(STATICCHECK) $(GOFUMPT) ## Vet, lint, format, floors, versions, documentation, a build without cgo

@@ -229,6 +229,9 @@ func TestExampleBuild(t *testing.T) {
 			t.Errorf("docs/bitbake.md does not show %s", want)
 		}
 	}
+	if over := regexp.MustCompile(`(?m)^#(SSTATE_MIRRORS = .*ssh://.*)$`).FindStringSubmatch(site); over == nil || !strings.Contains(page, over[1]) {
+		t.Errorf("docs/bitbake.md does not show the mirror over ssh of site.conf: %q", over)
+	}
 	if len(settings) != 3 {
 		t.Errorf("site.conf has %d settings", len(settings))
 	}

@@ -53,7 +53,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.bitbake, "bitbake", "", "`directory` of a BitBake checkout")
 	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
-	flags.StringVar(&only, "only", "", "make only the builds whose name (ssh-bob) matches `regexp`")
+	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, ...) matches `regexp`")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
 	if err := flags.Parse(args); err != nil {
@@ -67,23 +67,23 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 		return o, err
 	}
 	return o, errors.Join(
-		existing(&o.bitbake, "-bitbake", "bin/bitbake", "git clone https://git.openembedded.org/bitbake"),
-		existing(&o.oecore, "-oecore", "meta/conf/bitbake.conf", "git clone https://git.openembedded.org/openembedded-core"),
-		existing(&o.gate, "-gate", "", "make build"),
+		existing(&o.bitbake, "BITBAKE_DIR", "bin/bitbake", "git clone https://github.com/openembedded/bitbake, then BITBAKE_DIR=bitbake"),
+		existing(&o.oecore, "OECORE_DIR", "meta/conf/bitbake.conf", "git clone https://github.com/openembedded/openembedded-core, then OECORE_DIR=openembedded-core"),
+		existing(&o.gate, "the gate", "", "make build"),
 	)
 }
 
 // existing makes path absolute, and checks that it has what it is wanted for.
-func existing(path *string, option, inside, hint string) error {
+func existing(path *string, what, inside, hint string) error {
 	if *path == "" {
-		return fmt.Errorf("%s is missing; get one with: %s", option, hint)
+		return fmt.Errorf("%s is not given: %s", what, hint)
 	}
 	abs, err := filepath.Abs(*path)
 	if err == nil {
 		_, err = os.Stat(filepath.Join(abs, inside))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w; get one with: %s", option, err, hint)
+		return fmt.Errorf("%s: %w: %s", what, err, hint)
 	}
 	*path = abs
 	return nil

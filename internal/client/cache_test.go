@@ -56,6 +56,10 @@ func TestDirCache(t *testing.T) {
 		}
 	}
 	link(filepath.Join("..", "..", good), linked)
+	absolute := objectName("app", "deploy", "a7") // as BitBake links what it got over ssh
+	link(filepath.Join(dir, good), absolute)
+	detour := objectName("app", "deploy", "a8")
+	link(filepath.Join(dir, "elsewhere", "secret"), detour)
 	out := objectName("app", "deploy", "a3")
 	link(filepath.Join(outside, "secret"), out)
 	link("../../../../../../../../etc/passwd", objectName("app", "deploy", "a4"))
@@ -88,7 +92,7 @@ func TestDirCache(t *testing.T) {
 	for _, o := range l.Objects {
 		names = append(names, o.Name)
 	}
-	if want := []string{good, good + ".siginfo", linked}; fmt.Sprint(names) != fmt.Sprint(want) {
+	if want := []string{good, good + ".siginfo", linked, absolute}; fmt.Sprint(names) != fmt.Sprint(want) {
 		t.Errorf("objects\n got %q\nwant %q", names, want)
 	}
 	ignored := map[string]int{}
@@ -100,7 +104,7 @@ func TestDirCache(t *testing.T) {
 	}
 	want := map[string]int{
 		"its name is not that of an sstate object":                     4,
-		"it is a symbolic link that leads out of the cache or nowhere": 3,
+		"it is a symbolic link that leads out of the cache or nowhere": 4,
 		"it is not a regular file":                                     1,
 		"it is empty":                                                  1,
 	}
@@ -110,7 +114,10 @@ func TestDirCache(t *testing.T) {
 	if got := readObject(t, c, linked, 3); got != "tent" {
 		t.Errorf("from byte 3: %q", got)
 	}
-	for _, name := range []string{out, pipe, "../x", "/etc/passwd"} {
+	if got := readObject(t, c, absolute, 3); got != "tent" {
+		t.Errorf("through an absolute link, from byte 3: %q", got)
+	}
+	for _, name := range []string{out, detour, pipe, "../x", "/etc/passwd"} {
 		if f, err := c.Open(t.Context(), name, 0); err == nil {
 			f.Close()
 			t.Errorf("%s was opened", name)
