@@ -253,8 +253,8 @@ func (f *filter) Write(p []byte) (int, error) {
 		if len(p) < 5 || p[4] != fxpVersion {
 			return 0, fmt.Errorf("pkg/sftp answers INIT with %.9x", p)
 		}
-		_, err := f.send(version())
 		f.under.Add(-1)
+		_, err := f.send(version())
 		return len(p), err
 	}
 	if f.unsent == 0 {
@@ -269,10 +269,14 @@ func (f *filter) Write(p []byte) (int, error) {
 		f.head = append(f.head, p...)
 		return len(p), nil
 	}
+	if f.unsent <= 0 {
+		// Before the last of it leaves, or a client that has read it could be ahead of us. What the filter answers from now on
+		// waits for writing, so it overtakes nothing.
+		f.under.Add(-1)
+	}
 	err := f.sendBehindHead(p)
 	if f.unsent <= 0 || err != nil {
 		f.unsent = 0
-		f.under.Add(-1)
 		f.writing.Unlock()
 	}
 	return len(p), err
