@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -33,7 +34,7 @@ func ParseSSHDoor(text string) (SSHDoor, error) {
 	rest := text
 	if at := strings.LastIndexByte(text, '@'); at >= 0 {
 		d.User, rest = text[:at], text[at+1:]
-		if !isSSHName(d.User, "") {
+		if !isSSHName(d.User) {
 			return d, fmt.Errorf("%s: this is no user name: want [USER@]HOST[:PORT]", printable(text))
 		}
 	}
@@ -45,17 +46,19 @@ func ParseSSHDoor(text string) (SSHDoor, error) {
 		}
 		d.Host, d.Port = host, int(n)
 	}
-	d.Host = strings.TrimSuffix(strings.TrimPrefix(d.Host, "["), "]")
-	if !isSSHName(d.Host, ":") {
+	if strings.HasPrefix(d.Host, "[") && strings.HasSuffix(d.Host, "]") {
+		d.Host = d.Host[1 : len(d.Host)-1]
+	}
+	if addr, err := netip.ParseAddr(d.Host); !isSSHName(d.Host) && (err != nil || addr.Zone() != "") {
 		return d, fmt.Errorf("%s: this is no host: want [USER@]HOST[:PORT]", printable(text))
 	}
 	return d, nil
 }
 
 // isSSHName takes what names users and hosts, and no option.
-func isSSHName(s, more string) bool {
+func isSSHName(s string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
-	return s != "" && s[0] != '-' && strings.Trim(s, letters+more) == "" && len(s) <= 255
+	return s != "" && s[0] != '-' && strings.Trim(s, letters) == "" && len(s) <= 255
 }
 
 // String returns the door in the form that ParseSSHDoor reads.
