@@ -63,6 +63,7 @@ var testOnly = map[string]string{
 	".":                             "it holds no code",
 	"authz/provenance/storetest":    "the conformance suite of provenance.Store",
 	"authz/authn/tokentest":         "the conformance suite of authn.TokenStore",
+	"authz/forge/forgetest":         "the conformance suite of forge.Provider",
 	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
