@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
 )
@@ -22,6 +23,8 @@ type User struct {
 	Kind    authn.Kind
 	Groups  []string // sorted
 	Blocked bool     // may do nothing, whatever else is true
+	// NotAfter is when this is worth nothing any more; zero when it is as true as the provider's next answer.
+	NotAfter time.Time
 }
 
 // Directory is optional for a [Provider]: it tells the state of one of its users. Errors for an id that the forge does
@@ -35,7 +38,7 @@ type Directory interface {
 // KeyOwners is optional for a [Provider]: it finds the user with an SSH key. A deploy key is nobody's, whoever added it: the
 // error wraps [ErrDeployKey], and [ErrNoUser] for a key the forge does not know. A forge whose interface tells who created a deploy key
 // must not answer with that user: whoever holds the key would read all that its creator may. A blocked user is returned as one.
-// It is safe for concurrent use and answers from memory.
+// It is safe for concurrent use.
 type KeyOwners interface {
 	// KeyOwner takes "SHA256:...", as ssh-keygen -l prints it.
 	KeyOwner(ctx context.Context, fingerprint string) (User, error)
