@@ -383,7 +383,9 @@ func TestGiteaPartOfAnAnswer(t *testing.T) {
 	for _, status := range []int{0, 401, 403, 429, 500, 503} {
 		f := newGiteaFake(t)
 		alice, a, b := f.account("alice"), f.addRepo("team/a", true), f.addRepo("team/b", true)
-		f.fault = func(r *http.Request) (int, bool) { return status, strings.HasSuffix(r.URL.Path, "/repositories/"+f.ref(b).ID) }
+		f.fault = func(r *http.Request) (int, bool) {
+			return status, strings.HasSuffix(r.URL.Path, "/repositories/"+f.ref(b).ID)
+		}
 		got := f.ask(alice, f.ref(a), f.ref(b))
 		if got[0] != forge.Read || got[1] != forge.Unknown {
 			t.Errorf("status %d: %s, want read and unknown", status, got)

@@ -60,16 +60,16 @@ func (g *Gitea) checkToken(ctx context.Context) (giteaUser, Finding) {
 // checkRights tries each kind of question once.
 func (g *Gitea) checkRights(ctx context.Context, self giteaUser) Finding {
 	var lacks []string
-	try := func(scope string, query url.Values, segments ...string) {
-		if err := g.get(ctx, self.Login, query, nil, segments...); err != nil && !slices.Contains(lacks, scope) {
-			lacks = append(lacks, scope)
+	try := func(need string, query url.Values, segments ...string) {
+		if err := g.get(ctx, self.Login, query, nil, segments...); err != nil && !slices.Contains(lacks, need) {
+			lacks = append(lacks, need)
 		}
 	}
-	try("read:user", url.Values{"uid": {"1"}}, "users", "search")
+	try("read:user and [service.explore] DISABLE_USERS_PAGE = false", url.Values{"uid": {"1"}}, "users", "search")
 	try("read:user", url.Values{"fingerprint": {"SHA256:" + strings.Repeat("A", 43)}}, "user", "keys")
 	try("read:repository", url.Values{"private": {"true"}, "limit": {"1"}}, "repos", "search")
 	if len(lacks) > 0 {
-		return Finding{"scopes", Broken, "refused without " + strings.Join(lacks, " and "), "make a token with the scopes read:user and read:repository"}
+		return Finding{"scopes", Broken, "some questions are refused", "they need " + strings.Join(lacks, ", and ")}
 	}
 	return Finding{What: "scopes", Detail: "users, keys and repositories can be asked for, in the name of others"}
 }

@@ -117,9 +117,17 @@ func (f *giteaFake) addRepo(path string, public bool) *giteaRepository {
 	return r
 }
 
-func (f *giteaFake) Grant(user, path string)    { f.change(path, func(r *giteaRepository) { r.Readers[f.named(user).ID] = true }) }
-func (f *giteaFake) Withdraw(user, path string) { f.change(path, func(r *giteaRepository) { delete(r.Readers, f.named(user).ID) }) }
-func (f *giteaFake) Delete(path string)         { f.change(path, func(r *giteaRepository) { delete(f.repos, r.ID) }) }
+func (f *giteaFake) Grant(user, path string) {
+	f.change(path, func(r *giteaRepository) { r.Readers[f.named(user).ID] = true })
+}
+
+func (f *giteaFake) Withdraw(user, path string) {
+	f.change(path, func(r *giteaRepository) { delete(r.Readers, f.named(user).ID) })
+}
+
+func (f *giteaFake) Delete(path string) {
+	f.change(path, func(r *giteaRepository) { delete(f.repos, r.ID) })
+}
 
 func (f *giteaFake) Rename(from, to string) {
 	f.change(from, func(r *giteaRepository) {
