@@ -25,18 +25,17 @@ import (
 	"github.com/lychgate/lychgate/authz/source"
 )
 
-// gitolite is a real gitolite behind a real sshd, in a home of its own. Its administrator works as administrators do: by pushing to
-// gitolite-admin, and with mv and rm for what that cannot do.
+// gitolite is a real gitolite behind a real sshd, in a home of its own, for one test at a time. Its administrator works in
+// ~/.gitolite, where a push to gitolite-admin puts what it brings, and with mv and rm for what that cannot do.
 type gitolite struct {
 	t        *testing.T
 	home     string
 	wire     *wire
 	server   forge.SSHServer
 	provider *forge.Gitolite
-	stranger string // the line of a public key that is not in keydir
 
 	repos map[string]map[string]bool // readers; "@all" is one
-	extra map[string]string          // more lines of a repository
+	extra map[string]string          // more lines of a repository; of "": before all
 	files map[string]string          // of keydir
 	dirty bool
 	count int
@@ -50,28 +49,59 @@ var (
 
 const gitoliteName = "git.example.com"
 
+// TestGitolite runs all cases against one gitolite, emptied between them.
 func TestGitolite(t *testing.T) {
-	forgetest.Run(t, func(t *testing.T) forgetest.World { return openGitolite(t) })
+	g := startGitolite(t)
+	t.Run("Forge", func(t *testing.T) {
+		forgetest.Run(t, func(t *testing.T) forgetest.World { return g.open(t) })
+	})
+	for name, run := range map[string]func(*testing.T, *gitolite){
+		"UserWithoutKeyKeepsNothing": gitoliteUserWithoutKey, "GroupIsNoUser": gitoliteGroupIsNoUser, "DenyRules": gitoliteDenyRules,
+		"KeyOfTwoUsersIsNobodys": gitoliteKeyOfTwoUsers, "KeydirNames": gitoliteKeydirNames, "CaseTwins": gitoliteCaseTwins,
+		"CopyOfARepository": gitoliteCopy, "MovedWhileAsked": gitoliteMovedWhileAsked, "HostilePaths": gitoliteHostilePaths,
+		"HostKeyIsPinned": gitoliteHostKeyIsPinned, "Follows": gitoliteFollows, "Trigger": gitoliteTrigger,
+		"WildRepository": gitoliteWildRepository,
+	} {
+		t.Run(name, func(t *testing.T) { run(t, g.open(t)) })
+	}
 }
 
-// openGitolite sets gitolite up with a helper as operators do.
-func openGitolite(t *testing.T) *gitolite {
+// startGitolite sets gitolite up with a helper as operators do.
+func startGitolite(t *testing.T) *gitolite {
 	t.Helper()
-	g := &gitolite{
-		t: t, home: t.TempDir(),
-		repos: map[string]map[string]bool{}, extra: map[string]string{}, files: map[string]string{},
-	}
+	g := &gitolite{t: t, home: t.TempDir()}
 	_, admin := keyFile(t, filepath.Join(t.TempDir(), "admin"))
 	g.write("admin.pub", admin+"\n", 0o644)
 	g.run(g.home, "gitolite", "setup", "-pk", "admin.pub")
-	g.run(g.home, "git", "clone", "-q", "repositories/gitolite-admin.git", "admin")
 	g.write("lychgate-helper", forge.GitoliteHelper(), 0o755)
 	key, line := keyFile(t, filepath.Join(t.TempDir(), "gate"))
 	forced := fmt.Sprintf("command=%q,restrict %s lychgate\n", g.path("lychgate-helper"), line)
 	g.write(".ssh/authorized_keys", forced+readFile(t, g.path(".ssh/authorized_keys")), 0o600)
 	g.serve(key)
-	g.provider = g.ask(forge.GitoliteConfig{})
 	return g
+}
+
+// open empties gitolite for a test.
+func (g *gitolite) open(t *testing.T) *gitolite {
+	t.Helper()
+	g.wire.setCut(true) // the helpers of the test before end
+	g.wire.setCut(false)
+	w := *g
+	w.t, w.repos, w.extra, w.files = t, map[string]map[string]bool{}, map[string]string{}, map[string]string{}
+	bare, err := filepath.Glob(g.path("repositories/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(bare, g.path(".gitolite/keydir/people")) {
+		if filepath.Base(dir) == "gitolite-admin.git" {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.provider = w.ask(forge.GitoliteConfig{})
+	return &w
 }
 
 // ask returns a provider that asks this gitolite.
@@ -168,31 +198,40 @@ func (g *gitolite) run(dir, name string, args ...string) string {
 	return string(out)
 }
 
-// push pushes what has changed to gitolite-admin.
+// push makes gitolite take what has changed.
 func (g *gitolite) push() {
 	g.t.Helper()
 	if !g.dirty {
 		return
 	}
 	g.dirty = false
-	conf := "repo gitolite-admin\n    RW+ = admin\n"
+	conf := g.extra[""] + "repo gitolite-admin\n    RW+ = admin\n"
 	for _, name := range slices.Sorted(maps.Keys(g.repos)) {
-		conf += "repo " + name + "\n" + g.extra[name]
+		conf += "repo " + name + "\n    RW+ = admin\n" + g.extra[name] // one without rules would not be made
 		if readers := slices.Sorted(maps.Keys(g.repos[name])); len(readers) > 0 {
 			conf += "    R = " + strings.Join(readers, " ") + "\n"
 		}
 	}
-	conf = g.extra[""] + conf
-	g.write("admin/conf/gitolite.conf", conf, 0o600)
-	if err := os.RemoveAll(g.path("admin/keydir/people")); err != nil {
+	g.write(".gitolite/conf/gitolite.conf", conf, 0o600)
+	if err := os.RemoveAll(g.path(".gitolite/keydir/people")); err != nil {
 		g.t.Fatal(err)
 	}
 	for name, line := range g.files {
-		g.write("admin/keydir/people/"+name, line, 0o600)
+		g.write(".gitolite/keydir/people/"+name, line, 0o600)
 	}
-	g.run(g.path("admin"), "git", "add", "-A")
-	g.run(g.path("admin"), "git", "commit", "-q", "--allow-empty", "-m", "change")
-	g.run(g.path("admin"), "gitolite", "push", "-q")
+	g.run(g.home, "gitolite", "compile")
+}
+
+// pushAdmin does what push does by pushing to gitolite-admin.
+func (g *gitolite) pushAdmin() {
+	g.t.Helper()
+	clone := filepath.Join(g.t.TempDir(), "admin")
+	g.run(g.home, "git", "clone", "-q", "repositories/gitolite-admin.git", clone)
+	g.run(g.home, "cp", "-R", ".gitolite/conf/gitolite.conf", clone+"/conf/")
+	g.run(g.home, "cp", "-R", ".gitolite/keydir/people", clone+"/keydir/")
+	g.run(clone, "git", "add", "-A")
+	g.run(clone, "git", "commit", "-q", "-m", "change")
+	g.run(clone, "gitolite", "push", "-q")
 }
 
 func (g *gitolite) Provider() forge.Provider { return g.provider }
@@ -283,9 +322,8 @@ func (g *gitolite) id(path string) string {
 	return r.ID
 }
 
-// TestGitoliteUserWithoutKeyKeepsNothing: gitolite allows what @all may to every name it is asked about.
-func TestGitoliteUserWithoutKeyKeepsNothing(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteUserWithoutKey: gitolite allows what @all may to every name it is asked about.
+func gitoliteUserWithoutKey(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.AddUser("bob")
 	g.AddRepo("open", true)
@@ -307,9 +345,8 @@ func TestGitoliteUserWithoutKeyKeepsNothing(t *testing.T) {
 	}
 }
 
-// TestGitoliteGroupIsNoUser: gitolite answers for the group when it is asked about one, and takes % for its standard input.
-func TestGitoliteGroupIsNoUser(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteGroupIsNoUser: gitolite answers for the group when it is asked about one, and takes % for its standard input.
+func gitoliteGroupIsNoUser(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.AddRepo("lib", false)
 	g.extra[""] = "@staff = alice\n"
@@ -335,9 +372,8 @@ func TestGitoliteGroupIsNoUser(t *testing.T) {
 	}
 }
 
-// TestGitoliteDenyRules: before git runs, gitolite passes over deny rules unless the repository has the option deny-rules. So does the gate.
-func TestGitoliteDenyRules(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteDenyRules: before git runs, gitolite passes over deny rules unless the repository has the option deny-rules. So does the gate.
+func gitoliteDenyRules(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	for name, lines := range map[string]string{
 		"one-branch": "    -   refs/heads/secret = alice\n",
@@ -356,9 +392,8 @@ func TestGitoliteDenyRules(t *testing.T) {
 	}
 }
 
-// TestGitoliteKeyOfTwoUsers: sshd takes the first line with a key, so that its holder is whoever sorts first.
-func TestGitoliteKeyOfTwoUsers(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteKeyOfTwoUsers: sshd takes the first line with a key, so that its holder is whoever sorts first.
+func gitoliteKeyOfTwoUsers(t *testing.T, g *gitolite) {
 	both := g.key("alice.pub")
 	g.files["bob.pub"] = g.files["alice.pub"]
 	twice := g.key("carol.pub")
@@ -372,9 +407,8 @@ func TestGitoliteKeyOfTwoUsers(t *testing.T) {
 	}
 }
 
-// TestGitoliteKeydirNames: which user a file in keydir is for, and which files are none's, as gitolite's authorized_keys has it.
-func TestGitoliteKeydirNames(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteKeydirNames: which user a file in keydir is for, and which files are none's, as gitolite's authorized_keys has it.
+func gitoliteKeydirNames(t *testing.T, g *gitolite) {
 	owners := map[string]string{}
 	for file, owner := range map[string]string{
 		"alice.pub": "alice", "alice@home.pub": "alice", "deep/er/bob.pub": "bob",
@@ -387,7 +421,11 @@ func TestGitoliteKeydirNames(t *testing.T) {
 	options := g.key("options.pub")
 	g.files["options.pub"] = `from="10.0.0.0/8" ` + g.files["options.pub"]
 	g.Settle()
+	g.run(g.home, "gitolite", "trigger", "POST_COMPILE")
 	authorized := readFile(t, g.path(".ssh/authorized_keys"))
+	if !strings.Contains(authorized, "lychgate-helper") {
+		t.Errorf("gitolite has dropped the helper's line:\n%s", authorized)
+	}
 	for key, owner := range owners {
 		if u, err := g.provider.KeyOwner(t.Context(), key); err != nil || u.ID != owner {
 			t.Errorf("%s: %+v, %v", owner, u, err)
@@ -403,9 +441,8 @@ func TestGitoliteKeydirNames(t *testing.T) {
 	}
 }
 
-// TestGitoliteCaseTwins: upper and lower case are different repositories.
-func TestGitoliteCaseTwins(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteCaseTwins: upper and lower case are different repositories.
+func gitoliteCaseTwins(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.AddUser("mallory")
 	g.AddRepo("team/lib", false)
@@ -422,9 +459,8 @@ func TestGitoliteCaseTwins(t *testing.T) {
 	}
 }
 
-// TestGitoliteCopyOfARepository: the operator's cp takes the stamp along; the readers of the copy are not those of the original.
-func TestGitoliteCopyOfARepository(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteCopy: the operator's cp takes the stamp along; the readers of the copy are not those of the original.
+func gitoliteCopy(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.AddUser("mallory")
 	g.AddRepo("lib", false)
@@ -454,9 +490,8 @@ func TestGitoliteCopyOfARepository(t *testing.T) {
 	}
 }
 
-// TestGitoliteMovedWhileAsked: gitolite answers about a name; when another repository has it by then, that is no answer.
-func TestGitoliteMovedWhileAsked(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteMovedWhileAsked: gitolite answers about a name; when another repository has it by then, that is no answer.
+func gitoliteMovedWhileAsked(t *testing.T, g *gitolite) {
 	g.AddUser("mallory")
 	g.AddRepo("lib", false)
 	g.AddRepo("hers", false)
@@ -467,15 +502,15 @@ func TestGitoliteMovedWhileAsked(t *testing.T) {
 	script := "#!/bin/sh\n[ \"$1\" != access ] || { mv " + g.bare("lib") + " " + g.bare("away") + "; mv " + g.bare("hers") + " " + g.bare("lib") + "; }\n"
 	g.write("gitolite-that-moves", script+"[ \"$1\" != access ] || sed -i s/hers/lib/ $HOME/.gitolite/conf/gitolite.conf-compiled.pm\nexec gitolite \"$@\"\n", 0o755)
 	keys := readFile(t, g.path(".ssh/authorized_keys"))
+	t.Cleanup(func() { g.write(".ssh/authorized_keys", keys, 0o600) })
 	g.write(".ssh/authorized_keys", strings.Replace(keys, "lychgate-helper\"", "lychgate-helper "+g.path("gitolite-that-moves")+"\"", 1), 0o600)
 	if got := access(t, g.ask(forge.GitoliteConfig{}), "mallory", id); got != forge.Unknown {
 		t.Errorf("mallory: %s, want unknown", got)
 	}
 }
 
-// TestGitoliteHostilePaths: no path selects another repository, or another question.
-func TestGitoliteHostilePaths(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteHostilePaths: no path selects another repository, or another question.
+func gitoliteHostilePaths(t *testing.T, g *gitolite) {
 	g.AddRepo("lib", false)
 	g.Settle()
 	g.id("lib")
@@ -490,9 +525,8 @@ func TestGitoliteHostilePaths(t *testing.T) {
 	}
 }
 
-// TestGitoliteHostKeyIsPinned: another server is told nothing, and answers nothing.
-func TestGitoliteHostKeyIsPinned(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteHostKeyIsPinned: another server is told nothing, and answers nothing.
+func gitoliteHostKeyIsPinned(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.AddRepo("lib", true)
 	g.Settle()
@@ -510,9 +544,8 @@ func TestGitoliteHostKeyIsPinned(t *testing.T) {
 	}
 }
 
-// TestGitoliteFollows: a push to gitolite-admin is seen without the trigger.
-func TestGitoliteFollows(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteFollows: a push to gitolite-admin is seen without the trigger.
+func gitoliteFollows(t *testing.T, g *gitolite) {
 	g.AddUser("alice")
 	g.Settle()
 	events := make(chan forge.Event, 10)
@@ -528,9 +561,9 @@ func TestGitoliteFollows(t *testing.T) {
 	}
 }
 
-// TestGitoliteTrigger: the trigger that is shipped tells of pushes to gitolite-admin and of the perms of wild repositories, and only
+// gitoliteTrigger: the trigger that is shipped tells of pushes to gitolite-admin and of the perms of wild repositories, and only
 // what it signed is believed.
-func TestGitoliteTrigger(t *testing.T) {
+func gitoliteTrigger(t *testing.T, g *gitolite) {
 	type post struct {
 		header http.Header
 		body   []byte
@@ -541,7 +574,6 @@ func TestGitoliteTrigger(t *testing.T) {
 		posts <- post{r.Header, body}
 	}))
 	t.Cleanup(gate.Close)
-	g := openGitolite(t)
 	p := g.ask(forge.GitoliteConfig{HookSecret: authn.NewSecret("between us")})
 	g.write(".lychgate-trigger", "url "+gate.URL+"/v1/hooks/"+gitoliteName+"\nsecret between us\n", 0o600)
 	if findings := p.Check(t.Context(), ""); findings[len(findings)-1].Health != forge.Doubtful {
@@ -551,6 +583,7 @@ func TestGitoliteTrigger(t *testing.T) {
 	p = g.ask(forge.GitoliteConfig{HookSecret: authn.NewSecret("between-us")})
 	g.write("local/triggers/lychgate-trigger", forge.GitoliteTrigger(), 0o755)
 	rc := readFile(t, g.path(".gitolite.rc"))
+	t.Cleanup(func() { g.write(".gitolite.rc", rc, 0o600) })
 	g.write(".gitolite.rc", strings.Replace(rc, "%RC = (", "%RC = (\n    LOCAL_CODE => \"$ENV{HOME}/local\",\n"+
 		"    POST_COMPILE => ['lychgate-trigger'],\n    POST_CREATE => ['lychgate-trigger'],\n", 1), 0o600)
 	if findings := p.Check(t.Context(), ""); findings[len(findings)-1].Health != forge.Fine {
@@ -575,11 +608,12 @@ func TestGitoliteTrigger(t *testing.T) {
 	g.extra["wild/..*"] = "    C = owner\n    RW+ = CREATOR\n    R = READERS\n"
 	g.AddRepo("wild/..*", false)
 	g.push()
+	g.pushAdmin()
 	first, d := read()
 	if len(d.Events) != 1 || d.Events[0] != (forge.Event{Forge: gitoliteName, Why: d.Events[0].Why}) {
 		t.Errorf("a push: %+v", d)
 	}
-	g.run(g.home, "gitolite", "create", "wild/one", "owner")
+	g.run(g.home, "gitolite", "create", "wild/one")
 	if _, d := read(); len(d.Events) != 0 {
 		t.Errorf("a repository of which nothing is known: %+v", d)
 	}
@@ -606,16 +640,15 @@ func TestGitoliteTrigger(t *testing.T) {
 	}
 }
 
-// TestGitoliteWildRepository: the one who made a wild repository, and those with a role in it, as gitolite has it.
-func TestGitoliteWildRepository(t *testing.T) {
-	g := openGitolite(t)
+// gitoliteWildRepository: the one who made a wild repository, and those with a role in it, as gitolite has it.
+func gitoliteWildRepository(t *testing.T, g *gitolite) {
 	for _, name := range []string{"owner", "bob", "carol"} {
 		g.AddUser(name)
 	}
 	g.extra["wild/..*"] = "    C = owner\n    RW+ = CREATOR\n    R = READERS\n"
 	g.AddRepo("wild/..*", false)
 	g.push()
-	g.run(g.home, "gitolite", "create", "wild/one", "owner")
+	g.run(g.home, "gitolite", "create", "wild/one")
 	id := g.id("wild/one")
 	want := func(when string, all map[string]forge.Access) {
 		t.Helper()
