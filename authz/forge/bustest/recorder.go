@@ -27,7 +27,7 @@ type Word struct {
 type Recorder struct {
 	t    testing.TB
 	name string
-	slow time.Duration // how long Apply takes
+	hold chan struct{} // Apply returns when it can be received from; nil does not hold it
 
 	telling sync.Mutex // held while the listener is told something: one goroutine tells
 
@@ -49,7 +49,9 @@ func NewRecorder(t testing.TB, name string) *Recorder { return &Recorder{t: t, n
 // Apply implements [forge.Listener].
 func (r *Recorder) Apply(position uint64, e forge.Event) {
 	r.say(Word{Position: position, Event: e, When: time.Now()})
-	time.Sleep(r.slow)
+	if r.hold != nil {
+		<-r.hold
+	}
 }
 
 // Lost implements [forge.Listener].

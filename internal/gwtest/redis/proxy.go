@@ -134,4 +134,3 @@ func (p *Proxy) pass(held func() bool) time.Duration {
 	}
 	return p.delay
 }
-

@@ -67,7 +67,7 @@ func Start(t testing.TB, o Options) *Server {
 	} else {
 		s.args = append(s.args, "--port", port)
 	}
-	admin := &redis.Options{Addr: s.Addr, TLSConfig: s.TLS, MaxRetries: -1, Protocol: 2, DisableIdentity: true}
+	admin := &redis.Options{Addr: s.Addr, TLSConfig: s.TLS, MaxRetries: -1, Protocol: 2, DisableIdentity: true, ReadTimeout: patience}
 	if o.Users != nil {
 		admin.Username, admin.Password = "admin", "admin"
 		s.args = append(s.args, "--aclfile", s.write(t, "users.acl",
@@ -215,7 +215,7 @@ func (s *Server) Do(t testing.TB, args ...any) any {
 	t.Helper()
 	reply, err := s.Admin.Do(t.Context(), args...).Result()
 	if err != nil && err != redis.Nil {
-		t.Fatalf("redis: %v: %v", args, err)
+		t.Fatalf("redis: %.200q: %v", fmt.Sprint(args...), err)
 	}
 	return reply
 }
