@@ -161,7 +161,7 @@ func TestGitLabExternalFlagNotShown(t *testing.T) {
 			if !strings.HasPrefix(r.URL.Path, "/api/v4/users/") {
 				return false
 			}
-			reply(w, http.StatusOK, map[string]any{"id": f.user("alice").id, "username": "alice", "state": "active"})
+			respond(w, http.StatusOK, map[string]any{"id": f.user("alice").id, "username": "alice", "state": "active"})
 			return true
 		}
 	})
@@ -355,7 +355,7 @@ func TestGitLabLiesAboutIDs(t *testing.T) {
 		f.change(func() {
 			f.answer = func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == lie.path {
-					reply(w, http.StatusOK, lie.body)
+					respond(w, http.StatusOK, lie.body)
 				}
 				return r.URL.Path == lie.path
 			}
@@ -366,7 +366,7 @@ func TestGitLabLiesAboutIDs(t *testing.T) {
 	}
 	for _, body := range []map[string]any{{}, {"id": 0, "path_with_namespace": "team/lib"}, {"id": -4, "path_with_namespace": "team/lib"}, {"id": 17}} {
 		f.change(func() {
-			f.answer = func(w http.ResponseWriter, r *http.Request) bool { reply(w, http.StatusOK, body); return true }
+			f.answer = func(w http.ResponseWriter, r *http.Request) bool { respond(w, http.StatusOK, body); return true }
 		})
 		if r, _, err := f.resolve("team/lib"); err == nil || errors.Is(err, forge.ErrNoRepo) {
 			t.Errorf("resolve, answered with %v: %s, %v", body, r, err)
@@ -497,7 +497,7 @@ func TestGitLabRedirectToAnotherHost(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		reached++
-		reply(w, http.StatusOK, map[string]any{
+		respond(w, http.StatusOK, map[string]any{
 			"id": f.project("team/lib").id, "path_with_namespace": "team/lib", "visibility": "public", "repository_access_level": "enabled",
 			"username": "alice", "state": "active", "external": false, "access_level": 50,
 		})
@@ -1051,9 +1051,9 @@ func TestGitLabFollowsAfterAGap(t *testing.T) {
 			return false
 		},
 		"all users": func(w http.ResponseWriter, r *http.Request) bool { r.URL.RawQuery = "per_page=100"; return false },
-		"no user":   func(w http.ResponseWriter, r *http.Request) bool { reply(w, http.StatusOK, []any{nil}); return true },
+		"no user":   func(w http.ResponseWriter, r *http.Request) bool { respond(w, http.StatusOK, []any{nil}); return true },
 		"no listing": func(w http.ResponseWriter, r *http.Request) bool {
-			reply(w, http.StatusOK, map[string]any{})
+			respond(w, http.StatusOK, map[string]any{})
 			return true
 		},
 	} {

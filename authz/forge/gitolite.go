@@ -213,7 +213,9 @@ func (g *Gitolite) User(ctx context.Context, id string) (User, error) {
 }
 
 // UserByName implements [Directory]. A gitolite user's name is the id.
-func (g *Gitolite) UserByName(ctx context.Context, name string) (User, error) { return g.User(ctx, name) }
+func (g *Gitolite) UserByName(ctx context.Context, name string) (User, error) {
+	return g.User(ctx, name)
+}
 
 // KeyOwner implements [KeyOwners]. sshd takes the first of several lines with one key, and its user need not be the one who holds it:
 // a key that two users have is nobody's.
@@ -418,12 +420,6 @@ func (g *Gitolite) checkTrigger(about []string) Finding {
 }
 
 func isStamp(s string) bool { return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" }
-
-// isFingerprint reports whether s is "SHA256:" and what ssh-keygen prints after it.
-func isFingerprint(s string) bool {
-	text, ok := strings.CutPrefix(s, "SHA256:")
-	return ok && len(text) == 43 && strings.Trim(text, alphanumeric+"+/") == ""
-}
 
 const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
