@@ -37,6 +37,7 @@ type decider struct {
 	redis      *redisdb.DB // nil when this node is alone
 	hub        *forge.Hub
 	caches     []*forge.Cache
+	providers  map[string]forge.Provider // by the forge's name, without their caches
 	watched    *forgeMetrics
 	forges     *forge.Multi
 	policy     *policy.Engine

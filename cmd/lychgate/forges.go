@@ -93,6 +93,7 @@ func clientTLS(ca config.Path, own config.KeyPair) (*tls.Config, error) {
 // loadForges makes the providers of all forges. Those that are asked over a network are asked through caches.
 func (d *decider) loadForges() error {
 	named := make([]forge.Named, 0, len(d.cfg.Forges))
+	d.providers = make(map[string]forge.Provider)
 	for i := range d.cfg.Forges {
 		f := &d.cfg.Forges[i]
 		p, err := d.loadForge(f)
@@ -112,15 +113,18 @@ func (d *decider) loadForge(f *config.Forge) (forge.Provider, error) {
 			Name: f.Name, File: string(f.File), Logger: d.log,
 			OnChange: func() { d.told(forge.Event{Forge: f.Name, Why: "its file changed", At: time.Now()}) },
 		})
-		if err == nil {
-			d.runners = append(d.runners, static.Run)
+		if err != nil {
+			return nil, err
 		}
-		return static, err
+		d.runners = append(d.runners, static.Run)
+		d.providers[f.Name] = static
+		return static, nil
 	}
 	p, err := d.newProvider(f)
 	if err != nil {
 		return nil, err
 	}
+	d.providers[f.Name] = p
 	cache, err := forge.NewCache(forge.CacheConfig{
 		Name: f.Name, Provider: p, Hub: d.hub, Shared: d.shared(), Logger: d.log, Asked: d.watched.asked,
 		Changed: func(forge, user string) { d.authorizer.Invalidate(forge, user) },
