@@ -54,10 +54,11 @@ type githubFake struct {
 	scopes   string
 	lists    bool // whether the token may list collaborators
 	skew     time.Duration
-	spent    int // requests that cost quota
+	spent    int // of the quota
 	failing  bool
 	status   int
 	asked    []string
+	statuses []int                                                    // of the answers
 	answer   func(w http.ResponseWriter, r *http.Request) (done bool) // instead; nil for none
 	graphQL  func(vars map[string]any) any                            // instead; nil for none
 	maxPage  int                                                      // how much a page holds, whatever is asked for
@@ -353,6 +354,7 @@ func (f *githubFake) requests(prefix string) (asked []string) {
 func (f *githubFake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	w = notingWriter{w, f}
 	path, graph := r.URL.EscapedPath(), r.URL.Path == "/graphql"
 	if !f.cloud {
 		path, graph = strings.TrimPrefix(path, "/api/v3"), r.URL.Path == "/api/graphql"
@@ -382,6 +384,17 @@ func (f *githubFake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.serve(w, r, strings.Split(strings.Trim(path, "/"), "/"))
+}
+
+// notingWriter notes the status of an answer.
+type notingWriter struct {
+	http.ResponseWriter
+	fake *githubFake
+}
+
+func (w notingWriter) WriteHeader(status int) {
+	w.fake.statuses = append(w.fake.statuses, status)
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // refuse answers as GitHub does when it does not answer.
