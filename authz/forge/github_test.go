@@ -74,6 +74,7 @@ func (f *githubFake) fact(p authn.Principal, r forge.Repo) forge.Fact {
 	facts, err := f.github.Access(f.t.Context(), p, []forge.Repo{r})
 	if err != nil {
 		f.t.Logf("ask about %s: %v", r, err)
+		return forge.Fact{}
 	}
 	return facts[0]
 }

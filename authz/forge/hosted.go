@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,12 +117,10 @@ func askEach(ctx context.Context, repos []Repo, origin string, judge func(contex
 		})
 	}
 	asking.Wait() // no question returns an error
-	for _, err := range errs {
-		if err == nil {
-			return facts, nil
-		}
+	if len(repos) > 0 && !slices.Contains(errs, nil) {
+		return nil, fmt.Errorf("ask about %d repositories: %w", len(repos), errs[0])
 	}
-	return facts, errors.Join(errs...)
+	return facts, nil
 }
 
 // clockFinding compares a forge's clock, by the Date of an answer, with ours.
