@@ -265,9 +265,10 @@ func (g *GitHub) oldest(ctx context.Context, age time.Duration) time.Time {
 
 // judgeBy judges by what was learnt at oldest or later.
 func (g *GitHub) judgeBy(ctx context.Context, user, id int64, oldest time.Time) (verdict, error) {
-	repo, at, err := g.repos.get(ctx, strconv.FormatInt(id, 10), oldest, func(ctx context.Context, last githubRepository) (githubRepository, error) {
+	ask := func(ctx context.Context, last githubRepository) (githubRepository, error) {
 		return g.askRepository(ctx, id, last)
-	})
+	}
+	repo, at, err := g.repos.get(ctx, strconv.FormatInt(id, 10), oldest, ask)
 	if err != nil {
 		return verdict{}, fmt.Errorf("ask for a repository: %w", err)
 	}

@@ -528,7 +528,8 @@ func TestGitHubPaths(t *testing.T) {
 	f, _, lib := githubWith(t, true, nil)
 	f.requests("")
 	for _, path := range []string{
-		"", "org", "org/", "/lib", "org/lib/x", "../users/alice", "org/..", "org/.", "org/lib?x=1", "org/lib#x", "org/l%69b", "org/lib\nx", "org/lib ", "-org/lib",
+		"", "org", "org/", "/lib", "org/lib/x", "../users/alice", "org/..", "org/.", "org/lib?x=1", "org/lib#x", "org/l%69b",
+		"org/lib\nx", "org/lib ", "-org/lib",
 		"org//lib", "org/lib/../../users/alice",
 	} {
 		if r, owns, err := f.resolve(path); !owns || !errors.Is(err, forge.ErrNoRepo) {
@@ -879,7 +880,10 @@ func TestGitHubHookEvents(t *testing.T) {
 		{"repository", `{"action": "deleted", "repository": {"id": 74}}`, &forge.Event{Repo: "74"}},
 		{"repository", `{"action": "privatized"}`, wide},
 		{"public", `{"repository": {"id": 74}}`, &forge.Event{Repo: "74"}},
-		{"deploy_key", `{"action": "created", "key": {"id": 1, "key": ` + string(key) + `}, "repository": {"id": 74}}`, &forge.Event{Key: ssh.FingerprintSHA256(public)}},
+		{
+			"deploy_key", `{"action": "created", "key": {"id": 1, "key": ` + string(key) + `}, "repository": {"id": 74}}`,
+			&forge.Event{Key: ssh.FingerprintSHA256(public)},
+		},
 		{"deploy_key", `{"action": "deleted", "repository": {"id": 74}}`, wide},
 		{"org_block", `{"action": "blocked", "blocked_user": {"id": 41}}`, &forge.Event{User: "41"}},
 		{"user", `{"action": "deleted", "user": {"id": 41}}`, &forge.Event{User: "41"}},
@@ -1123,7 +1127,8 @@ func TestGitHubCheck(t *testing.T) {
 		t.Errorf("an App's token: %+v", found)
 	}
 	bare, _, _ := githubWith(t, true, func(c *forge.GitHubConfig) { c.Orgs = nil })
-	if found := bare.github.Check(t.Context(), ""); !slices.ContainsFunc(found, func(g forge.Finding) bool { return g.What == "keys" && g.Health == forge.Doubtful }) {
+	keyless := func(g forge.Finding) bool { return g.What == "keys" && g.Health == forge.Doubtful }
+	if found := bare.github.Check(t.Context(), ""); !slices.ContainsFunc(found, keyless) {
 		t.Errorf("no organizations: %+v", found)
 	}
 }

@@ -140,7 +140,8 @@ func hookEventsFinding(what string, h *github.Hook) Finding {
 }
 
 func (g *GitHub) auditFinding(ctx context.Context, org string) Finding {
-	_, _, err := g.client.Organizations.GetAuditLog(ctx, org, &github.GetAuditLogOptions{ListCursorOptions: github.ListCursorOptions{PerPage: 1}})
+	one := &github.GetAuditLogOptions{ListCursorOptions: github.ListCursorOptions{PerPage: 1}}
+	_, _, err := g.client.Organizations.GetAuditLog(ctx, org, one)
 	if err == nil {
 		return Finding{What: "audit log of " + org, Detail: "can be read"}
 	}
@@ -150,7 +151,8 @@ func (g *GitHub) auditFinding(ctx context.Context, org string) Finding {
 	}
 	return Finding{
 		"audit log of " + org, Doubtful, "cannot be read: " + err.Error(),
-		"Enterprise Cloud and servers have one, for owners' tokens with the scope read:audit_log; without, roles and suspensions are noticed as facts age",
+		"Enterprise Cloud and servers have one, for owners' tokens with the scope read:audit_log; without, roles and suspensions are " +
+			"noticed as facts age",
 	}
 }
 

@@ -262,7 +262,8 @@ func (f *githubFollower) pollAudit(ctx context.Context, org *githubOrg, emit fun
 	entries, complete, err := f.auditLog(ctx, org.name, since.Add(-githubAuditOverlap))
 	if hasStatus(err, http.StatusForbidden, http.StatusNotFound) && !errors.Is(err, errGitHubLimits) {
 		org.audited = false
-		f.config.Logger.Info("github has no audit log for the token: what no webhook tells is noticed as facts age", "forge", f.config.Name, "org", org.name)
+		f.config.Logger.Info("github has no audit log for the token: what no webhook tells is noticed as facts age",
+			"forge", f.config.Name, "org", org.name)
 		return nil
 	}
 	if err != nil {

@@ -255,7 +255,10 @@ func (g *GitHub) query(ctx context.Context, query string, variables map[string]a
 // keysFinding says whether keys can be read.
 func (g *GitHub) keysFinding(ctx context.Context) Finding {
 	if !g.readsKeys() {
-		return Finding{"keys", Doubtful, "no organizations are configured: nobody comes in with a key of this forge", "set orgs, or site_admin on a server"}
+		return Finding{
+			"keys", Doubtful, "no organizations are configured: nobody comes in with a key of this forge",
+			"set orgs, or site_admin on a server",
+		}
 	}
 	keys, _, err := g.allKeys(ctx, g.config.Now())
 	if err != nil {

@@ -278,7 +278,8 @@ func TestGitLabKeyUsageAndExpiry(t *testing.T) {
 	} {
 		f.change(func() { f.keys[key].usage, f.keys[key].expires = tt.usage, tt.expires })
 		u, err := f.gitlab.KeyOwner(t.Context(), key)
-		if (err == nil) != tt.ok || err != nil && (!errors.Is(err, forge.ErrNoUser) || errors.Is(err, forge.ErrDeployKey)) || tt.ok != (u.Name == "alice") {
+		nobody := errors.Is(err, forge.ErrNoUser) && !errors.Is(err, forge.ErrDeployKey)
+		if nobody == tt.ok || (err == nil) != tt.ok || (u.Name == "alice") != tt.ok {
 			t.Errorf("usage %q, expires %q: %+v, %v", tt.usage, tt.expires, u, err)
 		}
 	}
@@ -423,7 +424,9 @@ func TestGitLabPathIsNoNumber(t *testing.T) {
 	if asked := f.requests(""); len(asked) > 0 {
 		t.Errorf("asked %q", asked)
 	}
-	for _, path := range []string{"../users/1", lib.ID + "/members/all", "team/lib/../other", "team/lib?x=/y", "team/lib#x", "team%2flib/x", "team/lib\n/x", "./x"} {
+	for _, path := range []string{
+		"../users/1", lib.ID + "/members/all", "team/lib/../other", "team/lib?x=/y", "team/lib#x", "team%2flib/x", "team/lib\n/x", "./x",
+	} {
 		if r, owns, err := f.resolve(path); !owns || !errors.Is(err, forge.ErrNoRepo) {
 			t.Errorf("resolve %q: %s, %t, %v", path, r, owns, err)
 		}
@@ -442,7 +445,9 @@ func TestGitLabIDsAreNumbers(t *testing.T) {
 	open := f.repo("team/open")
 	f.Settle()
 	f.requests("")
-	for _, id := range []string{"", "0", "-1", "+" + lib.ID, "0" + lib.ID, lib.ID + " ", "team%2Flib", "team/lib", lib.ID + "/../" + open.ID, "99999999999999999999"} {
+	for _, id := range []string{
+		"", "0", "-1", "+" + lib.ID, "0" + lib.ID, lib.ID + " ", "team%2Flib", "team/lib", lib.ID + "/../" + open.ID, "99999999999999999999",
+	} {
 		if got := f.fact(alice, forge.Repo{Forge: "gitlab", ID: id}); got.Access != forge.None {
 			t.Errorf("repository %q: %s", id, got.Access)
 		}

@@ -141,7 +141,10 @@ func canaryFinding(ctx context.Context, d Directory, name string) Finding {
 	u, err := d.UserByName(ctx, name)
 	switch {
 	case errors.Is(err, ErrNoUser):
-		return Finding{"canary", Broken, fmt.Sprintf("there is no user %q", clip(name)), "name a user who exists, or find out why the token does not see them"}
+		return Finding{
+			"canary", Broken, fmt.Sprintf("there is no user %q", clip(name)),
+			"name a user who exists, or find out why the token does not see them",
+		}
 	case err != nil:
 		return Finding{"canary", Broken, err.Error(), "mend what is broken above"}
 	case u.Blocked:
