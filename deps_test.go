@@ -102,8 +102,9 @@ var modules = map[string]struct {
 		packages: []string{"authz/authn"}, why: "signatures of ID tokens, and JSON Web Keys",
 		oldest: "4.1.4", mends: "CVE-2026-34986, CVE-2025-27144",
 	},
-	"github.com/go-json-experiment/json": {why: "exact JSON from outside: encoding/json folds case, takes duplicates and repairs UTF-8"},
-	"gitlab.com/gitlab-org/api/client-go/v2":            {packages: []string{"authz/forge"}, why: "GitLab's interface: projects, users, hooks, audit events; its own retries and limits are off"},
+	"github.com/go-json-experiment/json":     {why: "exact JSON from outside: encoding/json folds case, takes duplicates and repairs UTF-8"},
+	"gitlab.com/gitlab-org/api/client-go/v2": {packages: []string{"authz/forge"}, why: "GitLab's interface: projects, users, hooks, audit events; its own retries and limits are off"},
+	"github.com/google/go-github/v89":        {packages: []string{"authz/forge"}, why: "GitHub's interface: what its refusals mean, pages, audit logs; its own limits are off"},
 	"github.com/klauspost/compress": {
 		packages: []string{"authz/provenance"}, why: "siginfo files are zstd; only their reader decompresses",
 		oldest: "1.18.7", mends: "out-of-bounds read in s2",

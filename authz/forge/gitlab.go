@@ -296,10 +296,14 @@ func (g *GitLab) askProject(ctx context.Context, id int64) (gitlabProject, error
 	}
 	out := gitlabProject{exists: true, doomed: p.MarkedForDeletionOn != nil, visibility: p.Visibility, code: p.RepositoryAccessLevel}
 	// A word that we do not know could mean anything.
-	if !slices.Contains([]gitlab.VisibilityValue{gitlab.PublicVisibility, gitlab.InternalVisibility, gitlab.PrivateVisibility}, out.visibility) {
+	switch out.visibility {
+	case gitlab.PublicVisibility, gitlab.InternalVisibility, gitlab.PrivateVisibility:
+	default:
 		return gitlabProject{}, fmt.Errorf("ask for a project: its visibility is %q", clip(string(out.visibility)))
 	}
-	if !slices.Contains([]gitlab.AccessControlValue{gitlab.EnabledAccessControl, gitlab.PrivateAccessControl, gitlab.DisabledAccessControl}, out.code) {
+	switch out.code {
+	case gitlab.EnabledAccessControl, gitlab.PrivateAccessControl, gitlab.DisabledAccessControl:
+	default:
 		return gitlabProject{}, fmt.Errorf("ask for a project: its repository_access_level is %q", clip(string(out.code)))
 	}
 	return out, nil

@@ -67,6 +67,7 @@ func (f *gitlabFake) fact(p authn.Principal, r forge.Repo) forge.Fact {
 	facts, err := f.gitlab.Access(f.t.Context(), p, []forge.Repo{r})
 	if err != nil {
 		f.t.Logf("ask about %s: %v", r, err)
+		return forge.Fact{}
 	}
 	return facts[0]
 }
@@ -277,7 +278,8 @@ func TestGitLabKeyUsageAndExpiry(t *testing.T) {
 	} {
 		f.change(func() { f.keys[key].usage, f.keys[key].expires = tt.usage, tt.expires })
 		u, err := f.gitlab.KeyOwner(t.Context(), key)
-		if (err == nil) != tt.ok || err != nil && (!errors.Is(err, forge.ErrNoUser) || errors.Is(err, forge.ErrDeployKey)) || tt.ok != (u.Name == "alice") {
+		nobody := errors.Is(err, forge.ErrNoUser) && !errors.Is(err, forge.ErrDeployKey)
+		if nobody == tt.ok || (err == nil) != tt.ok || (u.Name == "alice") != tt.ok {
 			t.Errorf("usage %q, expires %q: %+v, %v", tt.usage, tt.expires, u, err)
 		}
 	}
@@ -422,7 +424,9 @@ func TestGitLabPathIsNoNumber(t *testing.T) {
 	if asked := f.requests(""); len(asked) > 0 {
 		t.Errorf("asked %q", asked)
 	}
-	for _, path := range []string{"../users/1", lib.ID + "/members/all", "team/lib/../other", "team/lib?x=/y", "team/lib#x", "team%2flib/x", "team/lib\n/x", "./x"} {
+	for _, path := range []string{
+		"../users/1", lib.ID + "/members/all", "team/lib/../other", "team/lib?x=/y", "team/lib#x", "team%2flib/x", "team/lib\n/x", "./x",
+	} {
 		if r, owns, err := f.resolve(path); !owns || !errors.Is(err, forge.ErrNoRepo) {
 			t.Errorf("resolve %q: %s, %t, %v", path, r, owns, err)
 		}
@@ -441,7 +445,9 @@ func TestGitLabIDsAreNumbers(t *testing.T) {
 	open := f.repo("team/open")
 	f.Settle()
 	f.requests("")
-	for _, id := range []string{"", "0", "-1", "+" + lib.ID, "0" + lib.ID, lib.ID + " ", "team%2Flib", "team/lib", lib.ID + "/../" + open.ID, "99999999999999999999"} {
+	for _, id := range []string{
+		"", "0", "-1", "+" + lib.ID, "0" + lib.ID, lib.ID + " ", "team%2Flib", "team/lib", lib.ID + "/../" + open.ID, "99999999999999999999",
+	} {
 		if got := f.fact(alice, forge.Repo{Forge: "gitlab", ID: id}); got.Access != forge.None {
 			t.Errorf("repository %q: %s", id, got.Access)
 		}
@@ -775,6 +781,84 @@ func TestGitLabSlowYesIsOvertaken(t *testing.T) {
 	close(release)
 	if got := <-answers; got.Access != forge.None {
 		t.Errorf("the overtaken question: %s, want what is so now", got.Access)
+	}
+}
+
+// Who waits does not wait for a question that nobody waits for, and that is served last.
+func TestGitLabBackgroundQuestionHoldsNobodyUp(t *testing.T) {
+	f, alice, lib := gitlabWith(t, nil)
+	f.Grant("alice", "team/lib")
+	f.Settle()
+	asked, release := make(chan struct{}), make(chan struct{})
+	g, err := forge.NewGitLab(forge.GitLabConfig{
+		Name: "gitlab", URL: f.server.URL, Token: fixedToken(gitlabToken),
+		HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.Context().Value(slowKey{}) != nil {
+				close(asked)
+				<-release
+				return nil, errors.New("too late")
+			}
+			return http.DefaultTransport.RoundTrip(r)
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := g.Access(forge.InBackground(context.WithValue(t.Context(), slowKey{}, true)), alice, []forge.Repo{lib})
+		done <- err
+	}()
+	<-asked
+	facts, err := g.Access(t.Context(), alice, []forge.Repo{lib})
+	if err != nil || facts[0].Access != forge.Read {
+		t.Errorf("%+v, %v", facts, err)
+	}
+	close(release)
+	if err := <-done; err == nil {
+		t.Error("the question in the background did not fail")
+	}
+}
+
+type slowKey struct{}
+
+// Who leaves does not take the answer from those who wait for the same.
+func TestGitLabOneOfTwoWaitersLeaves(t *testing.T) {
+	f, alice, lib := gitlabWith(t, nil)
+	f.Grant("alice", "team/lib")
+	f.Settle()
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	g, err := forge.NewGitLab(forge.GitLabConfig{
+		Name: "gitlab", URL: f.server.URL, Token: fixedToken(gitlabToken),
+		HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			asked <- struct{}{}
+			select {
+			case <-release:
+				return http.DefaultTransport.RoundTrip(r)
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, leave := context.WithCancel(t.Context())
+	left, stayed := make(chan error), make(chan error)
+	ask := func(ctx context.Context, done chan error) {
+		_, err := g.Access(ctx, alice, []forge.Repo{lib})
+		done <- err
+	}
+	go ask(first, left)
+	<-asked
+	go ask(t.Context(), stayed)
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left: %v", err)
+	}
+	close(release)
+	if err := <-stayed; err != nil {
+		t.Errorf("who stayed: %v", err)
 	}
 }
 

@@ -64,7 +64,10 @@ func (g *GitLab) scopesFinding(ctx context.Context) Finding {
 		err = errOtherThing
 	}
 	if err != nil {
-		return Finding{"token", Doubtful, "its scopes cannot be seen: " + gitlabError(err).Error(), "use a personal access token with the scope read_api"}
+		return Finding{
+			"token", Doubtful, "its scopes cannot be seen: " + gitlabError(err).Error(),
+			"use a personal access token with the scope read_api",
+		}
 	}
 	detail := "scopes: " + clip(strings.Join(token.Scopes, ", "))
 	if expires := (*time.Time)(token.ExpiresAt); expires != nil {
@@ -83,24 +86,26 @@ func (g *GitLab) scopesFinding(ctx context.Context) Finding {
 }
 
 func (g *GitLab) hookFinding(ctx context.Context) Finding {
-	const hint = "add a system hook in the admin area that posts to https://GATE%s, with the secret token of hook_secret; no triggers need be ticked"
+	hint := "add a system hook in the admin area that posts to https://GATE" + hookPath(g.config.Name) +
+		", with the secret token of hook_secret; no triggers need be ticked"
 	hooks, _, err := g.client.SystemHooks.ListHooks(gitlab.WithContext(ctx))
 	switch {
 	case g.config.HookSecret.IsZero():
-		return Finding{"system hook", Doubtful, "no secret is configured: none is believed", "set hook_secret; " + fmt.Sprintf(hint, hookPath(g.config.Name))}
+		return Finding{"system hook", Doubtful, "no secret is configured: none is believed", "set hook_secret; " + hint}
 	case err != nil:
-		return Finding{"system hook", Doubtful, "they cannot be listed: " + gitlabError(err).Error(), fmt.Sprintf(hint, hookPath(g.config.Name))}
+		return Finding{"system hook", Doubtful, "they cannot be listed: " + gitlabError(err).Error(), hint}
 	}
 	for _, h := range hooks {
 		if h != nil && isHookOf(h.URL, g.config.Name) {
 			return Finding{What: "system hook", Detail: "is set up; GitLab's page of the hook shows whether the deliveries arrive"}
 		}
 	}
-	return Finding{"system hook", Doubtful, "none posts to " + hookPath(g.config.Name), fmt.Sprintf(hint, hookPath(g.config.Name))}
+	return Finding{"system hook", Doubtful, "none posts to " + hookPath(g.config.Name), hint}
 }
 
 func (g *GitLab) auditFinding(ctx context.Context) (bool, Finding) {
-	_, _, err := g.client.AuditEvents.ListInstanceAuditEvents(&gitlab.ListAuditEventsOptions{ListOptions: gitlab.ListOptions{PerPage: 1}}, gitlab.WithContext(ctx))
+	one := &gitlab.ListAuditEventsOptions{ListOptions: gitlab.ListOptions{PerPage: 1}}
+	_, _, err := g.client.AuditEvents.ListInstanceAuditEvents(one, gitlab.WithContext(ctx))
 	if err == nil {
 		return true, Finding{What: "audit events", Detail: "can be read"}
 	}
@@ -115,7 +120,7 @@ func (g *GitLab) boundFinding(audits bool) Finding {
 	poll := (2 * g.config.Poll).String()
 	detail := "members, keys and projects: 2 s after the system hook; blocked users: " + poll
 	if audits {
-		return Finding{What: "revocation", Detail: detail + "; shares, settings of groups and banned users: " + poll + ", by audit events; anything else: " + hardLimit.String()}
+		detail += "; shares, settings of groups and banned users: " + poll + ", by audit events"
 	}
-	return Finding{What: "revocation", Detail: detail + "; shares, settings of groups, expired keys and anything else: " + hardLimit.String()}
+	return Finding{What: "revocation", Detail: detail + "; keys that expire and anything else: " + hardLimit.String()}
 }

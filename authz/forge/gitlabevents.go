@@ -239,7 +239,9 @@ func (f *gitlabFollower) pollAudit(ctx context.Context, emit func(Event)) error 
 }
 
 // freshAudits returns the audit events after the last, and whether these are all.
-func (f *gitlabFollower) freshAudits(ctx context.Context, opt *gitlab.ListAuditEventsOptions) (fresh []*gitlab.AuditEvent, complete bool, err error) {
+func (f *gitlabFollower) freshAudits(
+	ctx context.Context, opt *gitlab.ListAuditEventsOptions,
+) (fresh []*gitlab.AuditEvent, complete bool, err error) {
 	options := []gitlab.RequestOptionFunc{gitlab.WithContext(ctx)}
 	for range gitlabAuditPages {
 		audits, answer, err := f.client.AuditEvents.ListInstanceAuditEvents(opt, options...)

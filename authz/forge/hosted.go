@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -107,12 +109,10 @@ func askEach(ctx context.Context, repos []Repo, origin string, judge func(contex
 		})
 	}
 	asking.Wait() // no question returns an error
-	for _, err := range errs {
-		if err == nil {
-			return facts, nil
-		}
+	if len(repos) > 0 && !slices.Contains(errs, nil) {
+		return nil, fmt.Errorf("ask about %d repositories: %w", len(repos), errs[0])
 	}
-	return facts, errors.Join(errs...)
+	return facts, nil
 }
 
 // hookPath is the end of the address that a forge of that name posts to.

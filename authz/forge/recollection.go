@@ -8,14 +8,8 @@ import (
 	"time"
 )
 
-const (
-	// recollectionLimit bounds how many answers a [recollection] holds.
-	recollectionLimit = 20_000
-	// recollectionPatience bounds one question, which goes on when those who wait for it have left.
-	recollectionPatience = 30 * time.Second
-	// recollectionTries is how often a question is put that an event overtakes.
-	recollectionTries = 3
-)
+// recollectionLimit bounds how many answers a [recollection] holds.
+const recollectionLimit = 20_000
 
 // errOvertaken says that events came faster than a forge's answers.
 var errOvertaken = errors.New("permissions changed while they were read")
@@ -23,7 +17,8 @@ var errOvertaken = errors.New("permissions changed while they were read")
 // recollection remembers answers of a forge, each with the time before it was asked for, and asks once for all who want the
 // same at the same time. Whoever asks says how old an answer may be. It is safe for concurrent use.
 type recollection[V any] struct {
-	now func() time.Time
+	now      func() time.Time
+	patience time.Duration // of one question, which goes on when those who wait for it have left
 
 	mu      sync.Mutex // guards what follows, and what the entries hold
 	entries map[string]*recalled[V]
@@ -46,15 +41,17 @@ type query[V any] struct {
 	err        error
 }
 
+// asker asks a forge. last is the last answer there was, or the zero value: a base for a conditional question.
+type asker[V any] func(ctx context.Context, last V) (V, error)
+
 func newRecollection[V any](now func() time.Time) *recollection[V] {
-	return &recollection[V]{now: now, entries: make(map[string]*recalled[V])}
+	return &recollection[V]{now: now, patience: flightLimit, entries: make(map[string]*recalled[V])}
 }
 
-// get returns what ask says of key, now or at oldest or later, and when. ask gets the last answer there was, or the zero value.
-// Errors are not remembered. ctx bounds the waiting, not the question.
-func (r *recollection[V]) get(ctx context.Context, key string, oldest time.Time, ask func(context.Context, V) (V, error)) (V, time.Time, error) {
+// get returns what ask says of key, now or at oldest or later, and when. Errors are not remembered. ctx bounds the waiting, not the question.
+func (r *recollection[V]) get(ctx context.Context, key string, oldest time.Time, ask asker[V]) (V, time.Time, error) {
 	var none V
-	for range recollectionTries {
+	for range attempts {
 		value, at, q := r.begin(ctx, key, oldest, ask)
 		if q == nil {
 			return value, at, nil
@@ -75,7 +72,7 @@ func (r *recollection[V]) get(ctx context.Context, key string, oldest time.Time,
 }
 
 // begin returns what is remembered, or the question to wait for.
-func (r *recollection[V]) begin(ctx context.Context, key string, oldest time.Time, ask func(context.Context, V) (V, error)) (V, time.Time, *query[V]) {
+func (r *recollection[V]) begin(ctx context.Context, key string, oldest time.Time, ask asker[V]) (V, time.Time, *query[V]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entry(key)
@@ -112,9 +109,9 @@ func (r *recollection[V]) entry(key string) *recalled[V] {
 }
 
 // put puts a question and remembers the answer, unless it was overtaken: by an event, or by a later question.
-func (r *recollection[V]) put(ctx context.Context, q *query[V], e *recalled[V], ask func(context.Context, V) (V, error), last V) {
+func (r *recollection[V]) put(ctx context.Context, q *query[V], e *recalled[V], ask asker[V], last V) {
 	defer close(q.done)
-	ctx, cancel := context.WithTimeout(ctx, recollectionPatience)
+	ctx, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
 	q.value, q.err = guarded(ctx, ask, last)
 	r.mu.Lock()
@@ -129,7 +126,7 @@ func (r *recollection[V]) put(ctx context.Context, q *query[V], e *recalled[V], 
 }
 
 // guarded turns a panic into an error: the goroutine is nobody's but ours.
-func guarded[V any](ctx context.Context, ask func(context.Context, V) (V, error), last V) (value V, err error) {
+func guarded[V any](ctx context.Context, ask asker[V], last V) (value V, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)

@@ -185,6 +185,11 @@ func (d *decider) newProvider(f *config.Forge) (forge.Provider, error) {
 			Name: f.Name, URL: f.URL, Hosts: f.Hosts, Token: f.Token.Read, HTTP: client, HookSecret: hookSecret,
 			Providers: identityProviders(f.Identities), Logger: d.log,
 		})
+	case "github":
+		return forge.NewGitHub(forge.GitHubConfig{
+			Name: f.Name, URL: f.URL, Hosts: f.Hosts, Token: f.Token.Read, HTTP: client, HookSecret: hookSecret,
+			Orgs: f.Orgs, SiteAdmin: f.SiteAdmin, Logger: d.log,
+		})
 	case "gitea":
 		return forge.NewGitea(forge.GiteaConfig{
 			Name: f.Name, URL: f.URL, Hosts: f.Hosts, Token: f.Token.Read, HTTP: client, HookSecret: hookSecret, Logger: d.log,
