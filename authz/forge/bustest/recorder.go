@@ -55,7 +55,9 @@ func (r *Recorder) Apply(position uint64, e forge.Event) {
 }
 
 // Lost implements [forge.Listener].
-func (r *Recorder) Lost(position uint64) { r.say(Word{Position: position, Lost: true, When: time.Now()}) }
+func (r *Recorder) Lost(position uint64) {
+	r.say(Word{Position: position, Lost: true, When: time.Now()})
+}
 
 func (r *Recorder) say(w Word) {
 	if !r.telling.TryLock() {
