@@ -328,6 +328,37 @@ func TestPoisoned(t *testing.T) {
 	}
 }
 
+// TestRestored: a backup was put back, and a node that knows nothing of what came after it has published on, until the
+// stream was longer than before. The others notice that it is not the one that they have read.
+func TestRestored(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3, 5} { // the stream is shorter, as long, and longer than before
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			s := redis.Start(t, redis.Options{})
+			link := redis.StartProxy(t, s.Addr)
+			a, b := pair(t, "redis://"+link.Addr)
+			tell(t, event("kept"), a, b)
+			backup := s.Do(t, "DUMP", eventsKey)
+			for i := range 3 {
+				tell(t, event("not kept %d", i), a, b)
+			}
+			losing(t, []*node{a, b}, func() {
+				link.Cut()
+				s.Do(t, "RESTORE", eventsKey, 0, backup, "REPLACE")
+				forgetful := open(t, redisdb.Config{URL: s.URL(), Node: "forgetful"})
+				for i := range n {
+					if _, err := forgetful.Publish(t.Context(), event("on the backup %d", i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				link.Heal()
+			})
+			tell(t, event("after"), a, b)
+		})
+	}
+}
+
 func last(all [][]any) []any { return all[len(all)-1] }
 
 // TestPoisonedNodes: beats that no node wrote make no node look alive, or up to date.

@@ -188,10 +188,10 @@ func (n *node) logTurn(ctx context.Context, err error) {
 		return
 	}
 	if n.failing = err != nil; n.failing {
-		n.log.ErrorContext(ctx, "redis is away: after a moment this node trusts nothing it has learnt, and asks the git servers", "error", err)
+		n.log.ErrorContext(ctx, "redis cannot be relied on: soon this node trusts nothing it has learnt, and asks the git servers again", "error", err)
 		return
 	}
-	n.log.InfoContext(ctx, "redis is back")
+	n.log.InfoContext(ctx, "redis can be relied on again")
 }
 
 // watch tells wake soon after there is something behind the position it was told last. It is a hint: what is true, look

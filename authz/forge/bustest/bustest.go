@@ -29,9 +29,18 @@ func Run(t *testing.T, open func(t *testing.T) Gate) {
 		name string
 		run  func(*testing.T, Gate)
 	}{
-		{"Everybody", everybody}, {"Members", members}, {"Order", order}, {"Newcomer", newcomer}, {"Heard", heard},
-		{"Await", await}, {"AwaitSlow", awaitSlow}, {"AwaitGone", awaitGone}, {"AwaitNobody", awaitNobody},
-		{"Return", comeBack}, {"Once", once}, {"Ended", ended},
+		{"Everybody", everybody},
+		{"Members", members},
+		{"Order", order},
+		{"Newcomer", newcomer},
+		{"Heard", heard},
+		{"Await", await},
+		{"AwaitSlow", awaitSlow},
+		{"AwaitGone", awaitGone},
+		{"AwaitNobody", awaitNobody},
+		{"Return", comeBack},
+		{"Once", once},
+		{"Ended", ended},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
@@ -98,7 +107,13 @@ func members(t *testing.T, gate Gate) {
 	a, in := start(t, gate, "a")
 	at := time.Now().UTC().Round(0)
 	all := []forge.Event{
-		{}, {Forge: "f"}, {User: "u"}, {Repo: "r"}, {Key: "SHA256:k"}, {Why: "w"}, {At: at},
+		{},
+		{Forge: "f"},
+		{User: "u"},
+		{Repo: "r"},
+		{Key: "SHA256:k"},
+		{Why: "w"},
+		{At: at},
 		{Forge: "f", User: "u", Repo: "r", Key: "k", Why: "w", At: at},
 		{Forge: "\x00\xff", User: "é\n", Repo: strings.Repeat("r", 1000), Why: `"{}"`},
 	}
