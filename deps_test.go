@@ -115,8 +115,8 @@ var modules = map[string]struct {
 		packages: []string{"policy"}, why: "Rego; a hundred modules come with it, so it stays behind authz.Policy",
 		oldest: "1.4.0", mends: "CVE-2025-46569",
 	},
-	"github.com/pkg/sftp":                               {packages: []string{"gateway/sshd"}, why: "the SFTP protocol of the ssh door"},
-	"github.com/prometheus/client_golang":               {packages: []string{"cmd/lychgate"}, why: "metrics are an admin listener's business; the house reports by callbacks"},
+	"github.com/pkg/sftp":                 {packages: []string{"gateway/sshd"}, why: "the SFTP protocol of the ssh door"},
+	"github.com/prometheus/client_golang": {packages: []string{"cmd/lychgate"}, why: "metrics are an admin listener's business; the house reports by callbacks"},
 	"github.com/redis/go-redis/v9": {
 		packages: []string{"internal/redisdb"}, why: "Redis, also by Sentinel and as a cluster: what the nodes of a gate share",
 		oldest: "9.7.3", mends: "CVE-2025-29923",
