@@ -46,6 +46,12 @@ type KeyOwners interface {
 	KeyOwner(ctx context.Context, fingerprint string) (User, error)
 }
 
+// People is optional for a [Provider]: it lists the users of a forge, blocked ones included, for questions such as who may read an
+// artifact. It may take long. It is safe for concurrent use.
+type People interface {
+	People(ctx context.Context) ([]User, error)
+}
+
 // Identities is optional for a [Provider]: it finds the user whom the forge itself ties to a subject of an identity provider.
 // The error wraps [ErrNoUser] when there is none. It is safe for concurrent use.
 type Identities interface {

@@ -55,6 +55,7 @@ var (
 	_ Directory  = (*Static)(nil)
 	_ KeyOwners  = (*Static)(nil)
 	_ Identities = (*Static)(nil)
+	_ People     = (*Static)(nil)
 )
 
 // LoadStatic reads the file once. What is wrong in it is a [*FileError] with line and hint.
@@ -232,6 +233,16 @@ func (s *Static) KeyOwner(ctx context.Context, fingerprint string) (User, error)
 // IdentityOwner implements [Identities], blocked users as in KeyOwner.
 func (s *Static) IdentityOwner(ctx context.Context, issuer, subject string) (User, error) {
 	return s.user(func(st *staticState) *account { return st.byIdent[staticIdentity{issuer, subject}] }, "identity", subject)
+}
+
+// People implements [People].
+func (s *Static) People(ctx context.Context) ([]User, error) {
+	st := s.state.Load()
+	people := make([]User, 0, len(st.byID))
+	for _, a := range st.byID {
+		people = append(people, a.user)
+	}
+	return people, ctx.Err()
 }
 
 // errStale says that the file has been unusable for longer than a fact may live.
