@@ -188,7 +188,7 @@ func (n *node) logTurn(ctx context.Context, err error) {
 		return
 	}
 	if n.failing = err != nil; n.failing {
-		n.log.ErrorContext(ctx, "redis cannot be relied on: soon this node trusts nothing it has learnt, and asks the git servers again", "error", err)
+		n.log.ErrorContext(ctx, "redis cannot be relied on: soon this node trusts nothing it has learnt", "error", err)
 		return
 	}
 	n.log.InfoContext(ctx, "redis can be relied on again")
