@@ -1,9 +1,9 @@
 // Package redisdb lets the nodes of one gate share a Redis: it is their [forge.Bus], and a second level of memory.
 //
 // Redis is never believed. What is stored is sealed with a key that only the nodes hold, bound to where it stands; a node
-// trusts its own memory only while it can write to Redis and read what was written last; and all that whoever else may
-// write to Redis can do is to make nodes forget, or to hide from all of them at once what none has told another way. A
-// gate without Redis asks its git servers more often, and nothing else.
+// trusts its own memory only while it can write to Redis and read what was written last. Whoever else may write to Redis can
+// make nodes forget what they know, and can keep events from them by showing each another genuine past; that lasts until
+// facts end by themselves. A gate that has lost its Redis asks its git servers more often, and nothing else.
 //
 // Under a prefix, "lychgate" unless configured, stand
 //
@@ -52,7 +52,7 @@ type Config struct {
 	TLS *tls.Config
 	// Username is an ACL user; empty is Redis's default user.
 	Username string
-	// Password may be nil for none.
+	// Password may be nil for none, without a Username.
 	Password SecretSource
 	// SentinelUsername and SentinelPassword are for the sentinels, which have their own.
 	SentinelUsername string
@@ -130,6 +130,8 @@ func newDB(cfg Config) (_ *DB, err error) {
 		return nil, fmt.Errorf("node %q: give it a name of up to 64 of A-Z a-z 0-9 . _ -", cfg.Node)
 	case !printable.MatchString(cfg.Prefix):
 		return nil, fmt.Errorf("prefix %q: take up to 64 of A-Z a-z 0-9 . _ -", cfg.Prefix)
+	case cfg.Username != "" && cfg.Password == nil:
+		return nil, fmt.Errorf("user %q has no password: Redis would take the gate for its default user", cfg.Username)
 	case cfg.Replicas < 0:
 		return nil, errors.New("the number of replicas is below 0")
 	}

@@ -132,16 +132,16 @@ func TestConformance(t *testing.T) {
 	conform(t, redisdb.Config{URL: redis.Start(t, redis.Options{}).URL()})
 }
 
-// aclLine is the line that docs/redis.md gives to operators.
-func aclLine(t *testing.T) string {
+// aclLine is the line that docs/redis.md gives to operators for a user.
+func aclLine(t *testing.T, user string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/redis.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^user lychgate .*$`).Find(page)
+	line := regexp.MustCompile(`(?m)^user ` + user + ` .*$`).Find(page)
 	if line == nil {
-		t.Fatal("docs/redis.md has no line for the ACL file")
+		t.Fatalf("docs/redis.md has no line for %s", user)
 	}
 	return string(line)
 }
@@ -149,7 +149,7 @@ func aclLine(t *testing.T) string {
 // TestConformanceTLS: a server that wants a certificate, and a user that may do what the documentation says and no more.
 func TestConformanceTLS(t *testing.T) {
 	t.Parallel()
-	line := strings.NewReplacer("PASSWORD", "secret", "~{lychgate}:*", "~{lychgate*}:*").Replace(aclLine(t))
+	line := strings.NewReplacer("PASSWORD", "secret", "~{lychgate}:*", "~{lychgate*}:*").Replace(aclLine(t, "lychgate"))
 	s := redis.Start(t, redis.Options{TLS: true, Users: []string{line}})
 	cfg := redisdb.Config{
 		URL: s.URL() + "/0", TLS: s.TLS, Username: "lychgate", Prefix: "lychgate", Replicas: 0,
@@ -162,7 +162,7 @@ func TestConformanceTLS(t *testing.T) {
 		"no certificate":      func(c *redisdb.Config) { c.TLS = c.TLS.Clone(); c.TLS.Certificates = nil },
 		"another authority":   func(c *redisdb.Config) { c.TLS = nil },
 		"no TLS":              func(c *redisdb.Config) { c.TLS = nil; c.URL = "redis://" + s.Addr },
-		"no password":         func(c *redisdb.Config) { c.Password = nil },
+		"no password":         func(c *redisdb.Config) { c.Username, c.Password = "", nil },
 		"another password": func(c *redisdb.Config) {
 			c.Password = func() (authn.Secret, error) { return authn.NewSecret("x"), nil }
 		},
@@ -187,9 +187,28 @@ func TestConformanceCluster(t *testing.T) {
 	conform(t, redisdb.Config{URL: "redis-cluster://" + servers[0].Addr})
 }
 
+// TestConformanceSentinel: with users that may do what the documentation says and no more, at the servers and the sentinels.
 func TestConformanceSentinel(t *testing.T) {
 	t.Parallel()
-	conform(t, redisdb.Config{URL: redis.StartReplicated(t).URL(), Replicas: 1})
+	r := redis.StartReplicated(t)
+	secret := func() (authn.Secret, error) { return authn.NewSecret("PASSWORD"), nil }
+	for user, servers := range map[string][]*redis.Server{"lychgate": {r.Master, r.Replica}, "lychgate-sentinel": r.Sentinels} {
+		args := []any{"ACL", "SETUSER"}
+		for _, word := range strings.Fields(strings.ReplaceAll(aclLine(t, user), "~{lychgate}:*", "~{lychgate*}:*"))[1:] {
+			args = append(args, word)
+		}
+		for _, s := range servers {
+			s.Do(t, args...)
+		}
+	}
+	conform(t, redisdb.Config{
+		URL: r.URL(), Prefix: "lychgate", Replicas: 1, Username: "lychgate", Password: secret,
+		SentinelUsername: "lychgate-sentinel", SentinelPassword: secret,
+	})
+	stranger := open(t, redisdb.Config{URL: r.URL(), Username: "lychgate", Password: secret, SentinelUsername: "x", SentinelPassword: secret})
+	if position, err := stranger.Publish(t.Context(), event("unknown to the sentinels")); err == nil {
+		t.Errorf("published at %d", position)
+	}
 }
 
 func TestNewRefuses(t *testing.T) {
@@ -206,6 +225,7 @@ func TestNewRefuses(t *testing.T) {
 		"give it a name":     func(c *redisdb.Config) { c.Node = "a/b" },
 		"prefix":             func(c *redisdb.Config) { c.Prefix = "a}b" },
 		"number of replicas": func(c *redisdb.Config) { c.Replicas = -1 },
+		"has no password":    func(c *redisdb.Config) { c.Username = "u" },
 		"write rediss":       func(c *redisdb.Config) { c.TLS = redis.Start(t, redis.Options{TLS: true}).TLS },
 		"write redis://HOST": func(c *redisdb.Config) { c.URL = "" },
 		"give them apart":    func(c *redisdb.Config) { c.URL = "redis://u:p@127.0.0.1" },

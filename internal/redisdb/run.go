@@ -77,13 +77,13 @@ func (n *node) run(ctx context.Context, from chan<- uint64, wake <-chan struct{}
 			}
 		}
 		if wait > 0 {
-			rest(ctx, wait, wake)
+			idle(ctx, wait, wake)
 		}
 	}
 }
 
-// rest waits until the time has passed, ctx ends or wake is told.
-func rest(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+// idle waits until the time has passed, ctx ends or wake is told.
+func idle(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -121,7 +121,7 @@ func (n *node) look(ctx context.Context) (again bool, err error) {
 // heal begins the stream anew. Somebody who spoils it again and again gets no busier node.
 func (n *node) heal(ctx context.Context, floor uint64, a answer) error {
 	if n.now().Sub(n.healed) < healEvery {
-		rest(ctx, healEvery, nil)
+		idle(ctx, healEvery, nil)
 	}
 	n.healed = n.now()
 	_, err := n.begin(ctx, floor, end{id: a.id, text: a.text})
@@ -188,7 +188,7 @@ func (n *node) logTurn(ctx context.Context, err error) {
 		return
 	}
 	if n.failing = err != nil; n.failing {
-		n.log.ErrorContext(ctx, "redis cannot be relied on: soon this node trusts nothing it has learnt, and asks the git servers again", "error", err)
+		n.log.ErrorContext(ctx, "redis cannot be relied on: soon this node trusts nothing it has learnt", "error", err)
 		return
 	}
 	n.log.InfoContext(ctx, "redis can be relied on again")
@@ -203,7 +203,7 @@ func (db *DB) watch(ctx context.Context, from <-chan uint64, wake chan<- struct{
 			return
 		case position := <-from:
 			if err := db.waitFor(ctx, position); err != nil {
-				rest(ctx, retryFrom, nil)
+				idle(ctx, retryFrom, nil)
 			}
 		}
 		select {
@@ -241,7 +241,7 @@ func (db *DB) Await(ctx context.Context, position uint64) (late []string, err er
 				return nil, nil
 			}
 		}
-		if rest(ctx, pause, nil); ctx.Err() == nil {
+		if idle(ctx, pause, nil); ctx.Err() == nil {
 			continue
 		}
 		// The last question may have been cut short by the end of ctx.

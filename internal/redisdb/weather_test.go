@@ -28,7 +28,7 @@ func TestWeather(t *testing.T) {
 	for i := range w.cast {
 		publishers.Go(func() { w.publishAll(ctx, i) })
 	}
-	for range 40 {
+	for range 30 {
 		w.weather()
 	}
 	w.fair()

@@ -240,7 +240,7 @@ func Until(t testing.TB, what string, ok func() bool) {
 type Replicated struct {
 	Master, Replica *Server
 	Link            *Proxy
-	sentinels       []*Server
+	Sentinels       []*Server
 }
 
 // StartReplicated starts servers and sentinels, and waits until all know each other.
@@ -251,13 +251,13 @@ func StartReplicated(t testing.TB) *Replicated {
 	host, port, _ := net.SplitHostPort(r.Link.Addr)
 	r.Replica = Start(t, Options{Args: []string{"--replicaof", host, port}})
 	for range 3 {
-		r.sentinels = append(r.sentinels, startSentinel(t, host, port))
+		r.Sentinels = append(r.Sentinels, startSentinel(t, host, port))
 	}
 	Until(t, "the replica follows", func() bool {
 		return strings.Contains(fmt.Sprint(r.Replica.Do(t, "INFO", "replication")), "master_link_status:up")
 	})
 	Until(t, "the sentinels know each other and the replica", func() bool {
-		for _, s := range r.sentinels {
+		for _, s := range r.Sentinels {
 			info := fmt.Sprint(s.Do(t, "INFO", "sentinel"))
 			if !strings.Contains(info, "status=ok") || !strings.Contains(info, "slaves=1,sentinels=3") {
 				return false
@@ -285,7 +285,7 @@ func startSentinel(t testing.TB, host, port string) *Server {
 // URL names the sentinels, in the form of internal/redisdb.
 func (r *Replicated) URL() string {
 	var hosts []string
-	for _, s := range r.sentinels {
+	for _, s := range r.Sentinels {
 		hosts = append(hosts, s.Addr)
 	}
 	return "redis-sentinel://" + strings.Join(hosts, ",") + "/main"
