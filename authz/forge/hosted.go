@@ -153,6 +153,9 @@ func canaryFinding(ctx context.Context, d Directory, name string) Finding {
 	return Finding{What: "canary", Detail: fmt.Sprintf("user %q has the id %s", clip(name), u.ID)}
 }
 
+// oneLine makes a server's words fit for a line that people read.
+func oneLine(text string) string { return clip(strings.Trim(strconv.QuoteToASCII(text), `"`)) }
+
 // hookPath is the end of the address that a forge of that name posts to.
 func hookPath(name string) string { return "/v1/hooks/" + name }
 
