@@ -64,9 +64,12 @@ var testOnly = map[string]string{
 	"authz/provenance/storetest":    "the conformance suite of provenance.Store",
 	"authz/authn/tokentest":         "the conformance suite of authn.TokenStore",
 	"authz/forge/forgetest":         "the conformance suite of forge.Provider",
+	"authz/forge/bustest":           "the conformance suite of forge.Bus and forge.Shared",
 	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
+	"internal/gwtest/gitea":         "a real Gitea, for tests; its server is in a module of its own, as hundreds of packages that no gate runs stay out of go.mod",
+	"internal/gwtest/redis":         "real Redis servers, for tests",
 	"internal/bench":                "programs that measure; nothing is built on them",
 	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
@@ -114,6 +117,10 @@ var modules = map[string]struct {
 	},
 	"github.com/pkg/sftp":                               {packages: []string{"gateway/sshd"}, why: "the SFTP protocol of the ssh door"},
 	"github.com/prometheus/client_golang":               {packages: []string{"cmd/lychgate"}, why: "metrics are an admin listener's business; the house reports by callbacks"},
+	"github.com/redis/go-redis/v9": {
+		packages: []string{"internal/redisdb"}, why: "Redis, also by Sentinel and as a cluster: what the nodes of a gate share",
+		oldest: "9.7.3", mends: "CVE-2025-29923",
+	},
 	"github.com/schollz/progressbar/v3":                 {packages: []string{"internal/client", "cmd/lychgate"}, why: "push shows how far it is"},
 	"github.com/secure-systems-lab/go-securesystemslib": {packages: []string{"authz/provenance"}, why: "DSSE's pre-authentication encoding"},
 	"github.com/spf13/cobra":                            {packages: []string{"cmd/lychgate"}, why: "the command line"},
@@ -142,7 +149,6 @@ var modules = map[string]struct {
 	"pgregory.net/rapid":              {tests: true, why: "properties"},
 
 	// Not imported; kept above their floors because modules we import bring them.
-	"github.com/redis/go-redis/v9":    {why: "indirect", oldest: "9.7.3", mends: "CVE-2025-29923"},
 	"github.com/sigstore/sigstore-go": {why: "indirect", oldest: "1.2.1", mends: "CVE-2026-49834"},
 	"go.opentelemetry.io/otel":        {why: "indirect", oldest: "1.44.0", mends: "advisories of 2026"},
 	"google.golang.org/grpc":          {why: "indirect", oldest: "1.82.1", mends: "advisories of 2026"},

@@ -190,6 +190,17 @@ func (a *Authorizer) InvalidateAll() {
 // Invalidate is [Authorizer.InvalidateAll] for one user of a forge, by the immutable id.
 func (a *Authorizer) Invalidate(forge, id string) { a.epochOf(forge, id).Add(1) }
 
+// Told is for [forge.HubConfig].Told: it invalidates what an event is about. A key alone is no matter of permissions.
+func (a *Authorizer) Told(e forge.Event) {
+	switch {
+	case e.User != "" && e.Forge != "":
+		a.Invalidate(e.Forge, e.User)
+	case e.Key != "" && e.Repo == "" && e.User == "":
+	default:
+		a.InvalidateAll()
+	}
+}
+
 func (a *Authorizer) epochOf(forge, id string) *atomic.Uint64 {
 	h := maphash.Comparable(a.seed, [2]string{forge, id})
 	return &a.some[h%uint64(len(a.some))]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,6 +82,7 @@ var (
 	_ Directory  = (*Cache)(nil)
 	_ KeyOwners  = (*Cache)(nil)
 	_ Identities = (*Cache)(nil)
+	_ Hooks      = (*Cache)(nil)
 	_ hostLister = (*Cache)(nil)
 )
 
@@ -113,6 +115,24 @@ func (c *Cache) Hosts() []string {
 		return l.Hosts()
 	}
 	return nil
+}
+
+// ReadHook implements [Hooks].
+func (c *Cache) ReadHook(header http.Header, body []byte) (Delivery, error) {
+	hooks, ok := c.config.Provider.(Hooks)
+	if !ok {
+		return Delivery{}, fmt.Errorf("forge %q posts nothing: %w", c.config.Name, ErrHook)
+	}
+	return hooks.ReadHook(header, body)
+}
+
+// Follow implements [Follower]: it returns at once when there is nothing to follow.
+func (c *Cache) Follow(ctx context.Context, emit func(Event)) error {
+	f, ok := c.config.Provider.(Follower)
+	if !ok {
+		return nil
+	}
+	return f.Follow(ctx, emit)
 }
 
 // Told is for [HubConfig].Told: what the forge behind remembers is forgotten too. The cache itself compares what it holds

@@ -2,8 +2,10 @@ package forge
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
@@ -48,4 +50,11 @@ type KeyOwners interface {
 // The error wraps [ErrNoUser] when there is none. It is safe for concurrent use.
 type Identities interface {
 	IdentityOwner(ctx context.Context, issuer, subject string) (User, error)
+}
+
+// isFingerprint reports whether s is "SHA256:" and the digest, as ssh-keygen -l prints it.
+func isFingerprint(s string) bool {
+	digest, ok := strings.CutPrefix(s, "SHA256:")
+	sum, err := base64.RawStdEncoding.Strict().DecodeString(digest)
+	return ok && err == nil && len(sum) == 32
 }

@@ -139,7 +139,7 @@ func TestGitHubVisibility(t *testing.T) {
 					return false
 				}
 				body["id"] = f.named("org/lib").id
-				reply(w, http.StatusOK, body)
+				respond(w, http.StatusOK, body)
 				return true
 			}
 		})
@@ -422,7 +422,7 @@ func TestGitHubLies(t *testing.T) {
 		f.change(func() {
 			f.answer = func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/api/v3"+lie.path {
-					reply(w, http.StatusOK, lie.body)
+					respond(w, http.StatusOK, lie.body)
 				}
 				return r.URL.Path == "/api/v3"+lie.path
 			}
@@ -433,7 +433,7 @@ func TestGitHubLies(t *testing.T) {
 	}
 	for _, body := range []any{nil, map[string]any{}, map[string]any{"id": 0, "full_name": "org/lib"}, map[string]any{"id": 17}, []any{}} {
 		f.change(func() {
-			f.answer = func(w http.ResponseWriter, r *http.Request) bool { reply(w, http.StatusOK, body); return true }
+			f.answer = func(w http.ResponseWriter, r *http.Request) bool { respond(w, http.StatusOK, body); return true }
 		})
 		if r, _, err := f.resolve("org/lib"); err == nil || errors.Is(err, forge.ErrNoRepo) {
 			t.Errorf("resolve, answered with %v: %s, %v", body, r, err)
@@ -500,7 +500,7 @@ func TestGitHubRateLimits(t *testing.T) {
 				for name, values := range header {
 					w.Header()[name] = values
 				}
-				reply(w, http.StatusForbidden, map[string]any{
+				respond(w, http.StatusForbidden, map[string]any{
 					"message":           "You have exceeded a secondary rate limit.",
 					"documentation_url": "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits",
 				})
@@ -594,7 +594,7 @@ func TestGitHubRedirects(t *testing.T) {
 	reached := make(chan string, 10)
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reached <- r.Header.Get("Authorization")
-		reply(w, http.StatusOK, map[string]any{"id": mustNumber(lib.ID), "full_name": "org/lib", "private": false, "visibility": "public"})
+		respond(w, http.StatusOK, map[string]any{"id": mustNumber(lib.ID), "full_name": "org/lib", "private": false, "visibility": "public"})
 	}))
 	t.Cleanup(other.Close)
 	f.change(func() {
@@ -1101,7 +1101,7 @@ func TestGitHubCheck(t *testing.T) {
 	}{
 		{func() { f.scopes = "read:org" }, "token", forge.Broken, "read:org"},
 		{func() { f.scopes = "repo, admin:org" }, "token", forge.Doubtful, "admin:org"},
-		{func() { f.skew = -90 * time.Second }, "clock", forge.Doubtful, "off this machine"},
+		{func() { f.skew = -90 * time.Second }, "clock", forge.Doubtful, "differs from ours"},
 		{func() { f.spent = 4900 }, "quota", forge.Doubtful, "100 of 5000"},
 		{func() { f.base = "" }, "org org", forge.Doubtful, "base permission"},
 		{func() { f.hooks = nil }, "webhook of org", forge.Doubtful, "/v1/hooks/github"},
@@ -1110,7 +1110,7 @@ func TestGitHubCheck(t *testing.T) {
 		{func() { f.hooks[0]["config"].(map[string]any)["content_type"] = "form" }, "webhook of org", forge.Doubtful, "JSON"},
 		{func() { f.audits = nil }, "audit log of org", forge.Doubtful, "404"},
 		{func() { f.graphQL = func(map[string]any) any { return map[string]any{} } }, "keys", forge.Broken, "does not see"},
-		{func() { f.user("alice").suspended = "2026-11-25T14:40:54Z" }, "canary", forge.Broken, "blocked"},
+		{func() { f.user("alice").suspended = "2026-11-25T14:40:54Z" }, "canary", forge.Doubtful, "blocked"},
 		{func() { f.user("alice").login = "alicia" }, "canary", forge.Broken, "no user"},
 		{func() { f.failing, f.status = true, http.StatusUnauthorized }, "connection", forge.Broken, "401"},
 		{func() { f.failing, f.status = true, 0 }, "connection", forge.Broken, "EOF"},

@@ -29,7 +29,7 @@ func (g *GitHub) Check(ctx context.Context, canary string) []Finding {
 		return []Finding{g.unreachable(err)}
 	}
 	findings := []Finding{
-		clockFinding(answer.Header.Get("Date"), g.config.Now()),
+		skewFinding(answer.Header.Get("Date"), g.config.Now(), g.config.Now()),
 		g.scopesFinding(answer.Header),
 		g.quotaFinding(answer.Rate),
 	}

@@ -643,11 +643,11 @@ func (f *githubFake) serveGraph(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if f.graphQL != nil {
-		reply(w, http.StatusOK, f.graphQL(q.Variables))
+		respond(w, http.StatusOK, f.graphQL(q.Variables))
 		return
 	}
 	if q.Variables["org"] != "org" {
-		reply(w, http.StatusOK, map[string]any{"data": map[string]any{"organization": nil}, "errors": []any{map[string]any{"type": "NOT_FOUND"}}})
+		respond(w, http.StatusOK, map[string]any{"data": map[string]any{"organization": nil}, "errors": []any{map[string]any{"type": "NOT_FOUND"}}})
 		return
 	}
 	after := 0
@@ -667,7 +667,7 @@ func (f *githubFake) serveGraph(w http.ResponseWriter, r *http.Request) {
 		nodes = append(nodes, map[string]any{"databaseId": id, "publicKeys": map[string]any{"nodes": keys}})
 	}
 	page := map[string]any{"hasNextPage": end < len(ids), "endCursor": strconv.Itoa(end)}
-	reply(w, http.StatusOK, map[string]any{"data": map[string]any{"organization": map[string]any{
+	respond(w, http.StatusOK, map[string]any{"data": map[string]any{"organization": map[string]any{
 		"membersWithRole": map[string]any{"pageInfo": page, "nodes": nodes},
 	}}})
 }

@@ -58,7 +58,7 @@ func (g *GitHub) KeyOwner(ctx context.Context, fingerprint string) (User, error)
 }
 
 func (g *GitHub) askKey(ctx context.Context, fingerprint string) (User, error) {
-	if !sshFingerprint.MatchString(fingerprint) || !g.readsKeys() {
+	if !isFingerprint(fingerprint) || !g.readsKeys() {
 		return User{}, ErrNoUser
 	}
 	keys, _, err := g.allKeys(ctx, g.config.Now().Add(-2*g.config.Keys))

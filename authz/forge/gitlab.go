@@ -498,7 +498,7 @@ func (g *GitLab) KeyOwner(ctx context.Context, fingerprint string) (User, error)
 }
 
 func (g *GitLab) askKey(ctx context.Context, fingerprint string) (User, error) {
-	if !sshFingerprint.MatchString(fingerprint) {
+	if !isFingerprint(fingerprint) {
 		return User{}, ErrNoUser
 	}
 	var k gitlabKey

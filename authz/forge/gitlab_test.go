@@ -162,7 +162,7 @@ func TestGitLabExternalFlagNotShown(t *testing.T) {
 			if !strings.HasPrefix(r.URL.Path, "/api/v4/users/") {
 				return false
 			}
-			reply(w, http.StatusOK, map[string]any{"id": f.user("alice").id, "username": "alice", "state": "active"})
+			respond(w, http.StatusOK, map[string]any{"id": f.user("alice").id, "username": "alice", "state": "active"})
 			return true
 		}
 	})
@@ -357,7 +357,7 @@ func TestGitLabLiesAboutIDs(t *testing.T) {
 		f.change(func() {
 			f.answer = func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == lie.path {
-					reply(w, http.StatusOK, lie.body)
+					respond(w, http.StatusOK, lie.body)
 				}
 				return r.URL.Path == lie.path
 			}
@@ -368,7 +368,7 @@ func TestGitLabLiesAboutIDs(t *testing.T) {
 	}
 	for _, body := range []map[string]any{{}, {"id": 0, "path_with_namespace": "team/lib"}, {"id": -4, "path_with_namespace": "team/lib"}, {"id": 17}} {
 		f.change(func() {
-			f.answer = func(w http.ResponseWriter, r *http.Request) bool { reply(w, http.StatusOK, body); return true }
+			f.answer = func(w http.ResponseWriter, r *http.Request) bool { respond(w, http.StatusOK, body); return true }
 		})
 		if r, _, err := f.resolve("team/lib"); err == nil || errors.Is(err, forge.ErrNoRepo) {
 			t.Errorf("resolve, answered with %v: %s, %v", body, r, err)
@@ -503,7 +503,7 @@ func TestGitLabRedirectToAnotherHost(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		reached++
-		reply(w, http.StatusOK, map[string]any{
+		respond(w, http.StatusOK, map[string]any{
 			"id": f.project("team/lib").id, "path_with_namespace": "team/lib", "visibility": "public", "repository_access_level": "enabled",
 			"username": "alice", "state": "active", "external": false, "access_level": 50,
 		})
@@ -1165,9 +1165,9 @@ func TestGitLabFollowsAfterAGap(t *testing.T) {
 			return false
 		},
 		"all users": func(w http.ResponseWriter, r *http.Request) bool { r.URL.RawQuery = "per_page=100"; return false },
-		"no user":   func(w http.ResponseWriter, r *http.Request) bool { reply(w, http.StatusOK, []any{nil}); return true },
+		"no user":   func(w http.ResponseWriter, r *http.Request) bool { respond(w, http.StatusOK, []any{nil}); return true },
 		"no listing": func(w http.ResponseWriter, r *http.Request) bool {
-			reply(w, http.StatusOK, map[string]any{})
+			respond(w, http.StatusOK, map[string]any{})
 			return true
 		},
 	} {
@@ -1288,11 +1288,11 @@ func TestGitLabCheck(t *testing.T) {
 		{func() { f.scopes = nil }, "token", forge.Broken, "scopes"},
 		{func() { f.scopes = []string{"api", "sudo"} }, "token", forge.Doubtful, "api, sudo"},
 		{func() { f.expires = time.Now().AddDate(0, 0, 3).Format(time.DateOnly) }, "token", forge.Doubtful, "expires"},
-		{func() { f.skew = 90 * time.Second }, "clock", forge.Doubtful, "off this machine"},
+		{func() { f.skew = 90 * time.Second }, "clock", forge.Doubtful, "differs from ours"},
 		{func() { f.hooks = nil }, "system hook", forge.Doubtful, "/v1/hooks/gitlab"},
 		{func() { f.hooks[0]["url"] = "https://gate.example.com/v1/hooks/gitlab2" }, "system hook", forge.Doubtful, "/v1/hooks/gitlab"},
 		{func() { f.audits = nil }, "audit events", forge.Doubtful, "404"},
-		{func() { f.user("alice").state = "banned" }, "canary", forge.Broken, "blocked"},
+		{func() { f.user("alice").state = "banned" }, "canary", forge.Doubtful, "blocked"},
 		{func() { f.user("alice").name = "alicia" }, "canary", forge.Broken, "no user"},
 		{func() { f.failing, f.status = true, http.StatusUnauthorized }, "connection", forge.Broken, "401"},
 		{func() { f.failing, f.status = true, http.StatusBadGateway }, "connection", forge.Broken, "502"},

@@ -26,7 +26,7 @@ func (g *GitLab) Check(ctx context.Context, canary string) []Finding {
 		return []Finding{g.unreachable(err)}
 	}
 	findings := []Finding{
-		clockFinding(answer.Header.Get("Date"), g.config.Now()),
+		skewFinding(answer.Header.Get("Date"), g.config.Now(), g.config.Now()),
 		g.rightsFinding(self),
 		g.scopesFinding(ctx),
 		g.hookFinding(ctx),

@@ -2,7 +2,6 @@ package forge_test
 
 import (
 	"cmp"
-	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
 	"maps"
@@ -302,19 +301,6 @@ func (f *gitlabFake) newKey(user string) (fingerprint string, key *gitlabKey) {
 	return fingerprint, key
 }
 
-func newPublicKey(t *testing.T) ssh.PublicKey {
-	t.Helper()
-	raw, _, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := ssh.NewPublicKey(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return public
-}
-
 func authorizedKey(k ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
 }
@@ -358,7 +344,7 @@ func (f *gitlabFake) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Date", time.Now().Add(f.skew).UTC().Format(http.TimeFormat))
 	w.Header().Set("RateLimit-Remaining", "599")
 	if r.Header.Get("Private-Token") != gitlabToken {
-		reply(w, http.StatusUnauthorized, map[string]any{"message": "401 Unauthorized"})
+		respond(w, http.StatusUnauthorized, map[string]any{"message": "401 Unauthorized"})
 		return
 	}
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), "/api/v4/")
@@ -380,7 +366,7 @@ func (f *gitlabFake) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func gitlabNotFound(w http.ResponseWriter) {
-	reply(w, http.StatusNotFound, map[string]any{"message": "404 Not found"})
+	respond(w, http.StatusNotFound, map[string]any{"message": "404 Not found"})
 }
 
 // fail answers with a status, or hangs up when it is 0.
@@ -391,10 +377,10 @@ func fail(w http.ResponseWriter, status int) {
 	if status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "60")
 	}
-	reply(w, status, map[string]any{"message": http.StatusText(status)})
+	respond(w, status, map[string]any{"message": http.StatusText(status)})
 }
 
-func reply(w http.ResponseWriter, status int, body any) {
+func respond(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.MarshalWrite(w, body)
@@ -408,7 +394,7 @@ func (f *gitlabFake) serveProject(w http.ResponseWriter, r *http.Request, segmen
 	}
 	p := f.findProject(name)
 	if p == nil {
-		reply(w, http.StatusNotFound, map[string]any{"message": "404 Project Not Found"})
+		respond(w, http.StatusNotFound, map[string]any{"message": "404 Project Not Found"})
 		return
 	}
 	if id := strconv.FormatInt(p.id, 10); name != id && !strings.EqualFold(name, p.path) {
@@ -418,7 +404,7 @@ func (f *gitlabFake) serveProject(w http.ResponseWriter, r *http.Request, segmen
 	}
 	switch {
 	case len(segments) == 1:
-		reply(w, http.StatusOK, p.body())
+		respond(w, http.StatusOK, p.body())
 	case len(segments) == 4 && segments[1] == "members" && segments[2] == "all":
 		f.serveMember(w, segments[3], p.inherited, p.direct)
 	case len(segments) == 3 && segments[1] == "members":
@@ -471,17 +457,17 @@ func (f *gitlabFake) serveMember(w http.ResponseWriter, user string, members ...
 	if highest.expires != "" {
 		body["expires_at"] = highest.expires
 	}
-	reply(w, http.StatusOK, body)
+	respond(w, http.StatusOK, body)
 }
 
 func (f *gitlabFake) serveUsers(w http.ResponseWriter, r *http.Request, segments []string) {
 	if len(segments) == 1 {
 		id, _ := strconv.ParseInt(segments[0], 10, 64)
 		if u := f.users[id]; u != nil {
-			reply(w, http.StatusOK, u.body())
+			respond(w, http.StatusOK, u.body())
 			return
 		}
-		reply(w, http.StatusNotFound, map[string]any{"message": "404 User Not Found"})
+		respond(w, http.StatusNotFound, map[string]any{"message": "404 User Not Found"})
 		return
 	}
 	q := r.URL.Query()
@@ -512,7 +498,7 @@ func (f *gitlabFake) page(w http.ResponseWriter, r *http.Request, found []*gitla
 	for _, u := range found {
 		bodies = append(bodies, u.body())
 	}
-	reply(w, http.StatusOK, bodies)
+	respond(w, http.StatusOK, bodies)
 }
 
 // matches does as GitLab's filters: names and external ids without regard to case.
@@ -544,12 +530,12 @@ func (u *gitlabUser) body() map[string]any {
 
 func (f *gitlabFake) serveKey(w http.ResponseWriter, fingerprint string) {
 	if !f.admin {
-		reply(w, http.StatusForbidden, map[string]any{"message": "403 Forbidden"})
+		respond(w, http.StatusForbidden, map[string]any{"message": "403 Forbidden"})
 		return
 	}
 	k := f.keys[fingerprint]
 	if k == nil {
-		reply(w, http.StatusNotFound, map[string]any{"message": "404 Key Not Found"})
+		respond(w, http.StatusNotFound, map[string]any{"message": "404 Key Not Found"})
 		return
 	}
 	body := map[string]any{"id": k.id, "title": "a key", "key": k.line, "usage_type": k.usage, "expires_at": nil, "user": f.users[k.user].body()}
@@ -559,27 +545,27 @@ func (f *gitlabFake) serveKey(w http.ResponseWriter, fingerprint string) {
 	if k.deploy != nil {
 		body["deploy_keys_projects"] = k.deploy
 	}
-	reply(w, http.StatusOK, body)
+	respond(w, http.StatusOK, body)
 }
 
 func (f *gitlabFake) serveInstance(w http.ResponseWriter, r *http.Request, path string) {
 	switch path {
 	case "user":
-		reply(w, http.StatusOK, map[string]any{"id": 1, "username": "root", "state": "active", "is_admin": f.admin})
+		respond(w, http.StatusOK, map[string]any{"id": 1, "username": "root", "state": "active", "is_admin": f.admin})
 	case "metadata", "version":
-		reply(w, http.StatusOK, map[string]any{"version": "18.5.1-ee", "revision": "abc"})
+		respond(w, http.StatusOK, map[string]any{"version": "18.5.1-ee", "revision": "abc"})
 	case "personal_access_tokens/self":
 		body := map[string]any{"id": 5, "name": "lychgate", "active": true, "revoked": false, "user_id": 1, "scopes": f.scopes, "expires_at": nil}
 		if f.expires != "" {
 			body["expires_at"] = f.expires
 		}
-		reply(w, http.StatusOK, body)
+		respond(w, http.StatusOK, body)
 	case "hooks":
 		if !f.admin {
-			reply(w, http.StatusForbidden, map[string]any{"message": "403 Forbidden"})
+			respond(w, http.StatusForbidden, map[string]any{"message": "403 Forbidden"})
 			return
 		}
-		reply(w, http.StatusOK, append([]map[string]any{}, f.hooks...))
+		respond(w, http.StatusOK, append([]map[string]any{}, f.hooks...))
 	case "audit_events":
 		f.serveAudit(w, r)
 	default:
@@ -602,5 +588,5 @@ func (f *gitlabFake) serveAudit(w http.ResponseWriter, r *http.Request) {
 	if end < len(latest) {
 		w.Header().Set("X-Next-Page", strconv.Itoa(page+1))
 	}
-	reply(w, http.StatusOK, latest[start:end])
+	respond(w, http.StatusOK, latest[start:end])
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,12 +21,8 @@ import (
 
 // What the providers of GitLab and GitHub have in common.
 
-const (
-	// parallelQuestions bounds the repositories that one call of Access asks about at a time.
-	parallelQuestions = 8
-	// clockTolerance is how far a forge's clock may be from ours before it is worth a word.
-	clockTolerance = 5 * time.Second
-)
+// parallelQuestions bounds the repositories that one call of Access asks about at a time.
+const parallelQuestions = 8
 
 // errOtherThing says that a forge answered about something else than it was asked about. Nothing it says is believed then.
 var errOtherThing = errors.New("the forge answered about something else than it was asked about")
@@ -68,9 +63,6 @@ func sameSecret(want authn.Secret, got string) bool {
 	a, b := sha256.Sum256([]byte(want.Reveal())), sha256.Sum256([]byte(got))
 	return !want.IsZero() && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
-
-// sshFingerprint is what [KeyOwners] are asked with: "SHA256:" and 32 bytes in base64.
-var sshFingerprint = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
 
 // fingerprintOf returns the fingerprint of a line as authorized_keys has it, or "" when it holds no key.
 func fingerprintOf(line string) string {
@@ -121,36 +113,6 @@ func askEach(ctx context.Context, repos []Repo, origin string, judge func(contex
 		return nil, fmt.Errorf("ask about %d repositories: %w", len(repos), errs[0])
 	}
 	return facts, nil
-}
-
-// clockFinding compares a forge's clock, by the Date of an answer, with ours.
-func clockFinding(date string, now time.Time) Finding {
-	at, err := http.ParseTime(date)
-	if err != nil {
-		return Finding{"clock", Doubtful, "the server's answers have no date", "let the proxy in front of it pass the header Date"}
-	}
-	skew := now.Sub(at).Round(time.Second)
-	if skew.Abs() <= clockTolerance {
-		return Finding{What: "clock", Detail: "agrees with this machine's"}
-	}
-	return Finding{"clock", Doubtful, fmt.Sprintf("the server's is %s off this machine's", skew.Abs()), "keep both by NTP"}
-}
-
-// canaryFinding says how a user is who should be well.
-func canaryFinding(ctx context.Context, d Directory, name string) Finding {
-	u, err := d.UserByName(ctx, name)
-	switch {
-	case errors.Is(err, ErrNoUser):
-		return Finding{
-			"canary", Broken, fmt.Sprintf("there is no user %q", clip(name)),
-			"name a user who exists, or find out why the token does not see them",
-		}
-	case err != nil:
-		return Finding{"canary", Broken, err.Error(), "mend what is broken above"}
-	case u.Blocked:
-		return Finding{"canary", Broken, fmt.Sprintf("user %q is blocked", clip(name)), "name a user who may sign in"}
-	}
-	return Finding{What: "canary", Detail: fmt.Sprintf("user %q has the id %s", clip(name), u.ID)}
 }
 
 // oneLine makes a server's words fit for a line that people read.

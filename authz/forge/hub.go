@@ -45,6 +45,7 @@ type Hub struct {
 	fenced atomic.Bool
 	last   atomic.Uint64 // generation, for those who only want to know whether anything happened
 
+	gatherer gatherer
 	// telling is held while an event is applied and told, so that all are told in one order.
 	telling sync.Mutex
 
@@ -81,11 +82,16 @@ func NewHub(c HubConfig) *Hub {
 
 // Tell makes what e is about worthless: here at once, and at every node that is in touch. An error says that the others
 // have not been told; it is tried again until they are, but a node that dies meanwhile takes the event with it, so whoever
-// brought the event should bring it again.
+// brought the event should bring it again. Equal events that follow one another within 250 ms are told as one, and all who
+// brought them wait for it.
 func (h *Hub) Tell(ctx context.Context, e Event) (position uint64, err error) {
 	if e.At.IsZero() {
 		e.At = h.config.Now()
 	}
+	return h.gatherer.tell(ctx, e, h.config.Now, h.tell)
+}
+
+func (h *Hub) tell(ctx context.Context, e Event) (position uint64, err error) {
 	if h.config.Bus == nil {
 		h.apply(e, 0)
 		return 0, nil
