@@ -459,7 +459,7 @@ func TestGitHubMalformedAnswers(t *testing.T) {
 		"half":    func(w io.Writer) { io.WriteString(w, `{"id": `+lib.ID+`, "visib`) },
 		"nothing": func(io.Writer) {},
 		"endless": func(w io.Writer) {
-			io.WriteString(w, `{"id": `+lib.ID+`, "description": "`)
+			io.WriteString(w, `{"id": `+lib.ID+`, "full_name": "org/lib", "description": "`)
 			junk := strings.Repeat("x", 1<<20)
 			for range 40 {
 				if _, err := io.WriteString(w, junk); err != nil {

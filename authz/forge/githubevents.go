@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -63,10 +62,10 @@ func (g *GitHub) ReadHook(header http.Header, body []byte) (Delivery, error) {
 	if err := json.Unmarshal(body, &post); err != nil {
 		return Delivery{}, fmt.Errorf("%w: set the hook's content type to application/json: %w", ErrHook, err)
 	}
-	d := Delivery{ID: clip(strconv.QuoteToASCII(id))}
+	d := Delivery{ID: oneLine(id)}
 	if e, ok := post.event(event); ok {
 		e.Forge = g.config.Name
-		e.Why = "github webhook " + clip(strings.Trim(strconv.QuoteToASCII(event+" "+post.Action), `"`))
+		e.Why = "github webhook " + oneLine(event+" "+post.Action)
 		d.Events = []Event{e}
 	}
 	return d, nil
@@ -315,7 +314,7 @@ func (f *githubFollower) auditLog(ctx context.Context, org string, since time.Ti
 // githubAuditEvent says what an entry is about. Most are about nothing that matters here.
 func githubAuditEvent(entry *github.AuditEntry) (Event, bool) {
 	action := entry.GetAction()
-	why := "github audit log: " + clip(strings.Trim(strconv.QuoteToASCII(action), `"`))
+	why := "github audit log: " + oneLine(action)
 	category, verb, _ := strings.Cut(action, ".")
 	user, repo := positive(entry.GetUserID()), ""
 	if id, ok := entry.AdditionalFields["repo_id"].(float64); ok {

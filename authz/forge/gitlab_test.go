@@ -387,7 +387,7 @@ func TestGitLabMalformedAnswers(t *testing.T) {
 		"nothing": func(io.Writer) {},
 		"list":    func(w io.Writer) { io.WriteString(w, "[]") },
 		"endless": func(w io.Writer) {
-			io.WriteString(w, `{"id": `+lib.ID+`, "description": "`)
+			io.WriteString(w, `{"id": `+lib.ID+`, "path_with_namespace": "team/lib", "description": "`)
 			junk := strings.Repeat("x", 1<<20)
 			for range 40 {
 				if _, err := io.WriteString(w, junk); err != nil {
@@ -729,6 +729,36 @@ func TestGitLabFactsAreAsOldAsTheirQuestions(t *testing.T) {
 	f.fact(alice, open)
 	if asked := f.requests("GET /api/v4/projects/"); len(asked) != 0 {
 		t.Errorf("events about other things dropped the project: %q", asked)
+	}
+}
+
+// The user is asked about once, and what rests on that is as old.
+func TestGitLabFactsAreAsOldAsTheUser(t *testing.T) {
+	f, alice, _ := gitlabWith(t, nil)
+	var repos []forge.Repo
+	for i := range 40 {
+		path := fmt.Sprint("team/open", i)
+		f.AddRepo(path, true)
+		repos = append(repos, f.repo(path))
+	}
+	f.Settle()
+	var asked []time.Time
+	f.change(func() {
+		f.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasPrefix(r.URL.Path, "/api/v4/users/") {
+				asked = append(asked, time.Now().Add(f.ahead))
+			}
+			return false
+		}
+	})
+	facts, err := f.gitlab.Access(t.Context(), alice, repos)
+	if err != nil || len(asked) != 1 {
+		t.Fatalf("asked about the user at %v: %v", asked, err)
+	}
+	for _, got := range facts {
+		if got.Access != forge.Read || got.At.After(asked[0]) {
+			t.Errorf("the user was asked about at %v: %+v", asked[0], got)
+		}
 	}
 }
 

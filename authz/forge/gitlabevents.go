@@ -49,7 +49,7 @@ func (g *GitLab) ReadHook(header http.Header, body []byte) (Delivery, error) {
 	d := Delivery{ID: gitlabDelivery(header, body)}
 	if e, ok := g.event(post); ok {
 		e.Forge = g.config.Name
-		e.Why = "gitlab system hook " + clip(strconv.QuoteToASCII(post.Event))
+		e.Why = "gitlab system hook " + oneLine(post.Event)
 		d.Events = []Event{e}
 	}
 	return d, nil

@@ -115,6 +115,9 @@ func askEach(ctx context.Context, repos []Repo, origin string, judge func(contex
 	return facts, nil
 }
 
+// oneLine makes a server's words fit for a line that people read.
+func oneLine(text string) string { return clip(strings.Trim(strconv.QuoteToASCII(text), `"`)) }
+
 // hookPath is the end of the address that a forge of that name posts to.
 func hookPath(name string) string { return "/v1/hooks/" + name }
 
