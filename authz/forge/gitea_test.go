@@ -396,6 +396,22 @@ func TestGiteaPartOfAnAnswer(t *testing.T) {
 	}
 }
 
+// TestGiteaOtherForge: ids of another forge say nothing here, whatever they are.
+func TestGiteaOtherForge(t *testing.T) {
+	f := newGiteaFake(t)
+	root, r := f.account("root"), f.addRepo("team/open", true)
+	other := f.principal(root)
+	other.Forge = "elsewhere"
+	for _, q := range []struct {
+		p authn.Principal
+		r forge.Repo
+	}{{other, f.ref(r)}, {f.principal(root), forge.Repo{Forge: "elsewhere", ID: f.ref(r).ID}}} {
+		if facts, err := f.gitea.Access(t.Context(), q.p, []forge.Repo{q.r}); err != nil || facts[0].Access != forge.None {
+			t.Errorf("%s of %s: %+v, %v", q.p.Key(), q.r, facts, err)
+		}
+	}
+}
+
 func TestGiteaOldServer(t *testing.T) {
 	for version, ok := range map[string]bool{
 		"1.26.0": true, "1.20.0": true, "1.19.4": false, "1.9": false, "0.9.99": false, "": false, "nightly": false, "2.0.1": true,
