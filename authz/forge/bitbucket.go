@@ -93,7 +93,7 @@ func NewBitbucket(c BitbucketConfig) (*Bitbucket, error) {
 		return nil, fmt.Errorf("forge %q: %w", c.Name, err)
 	}
 	b := &Bitbucket{
-		config: c, hosts: c.Hosts, mount: strings.Trim(api.base.Path, "/"), api: api, anonymous: &rest{base: api.base, client: strangers(c.HTTP)},
+		config: c, hosts: c.Hosts, mount: strings.Trim(api.base.Path, "/"), api: api, anonymous: &rest{base: api.base, client: anonymous(c.HTTP)},
 		repos: make(map[string]bitbucketPlace), slugs: make(map[string]string),
 	}
 	if len(b.hosts) == 0 {
@@ -102,8 +102,8 @@ func NewBitbucket(c BitbucketConfig) (*Bitbucket, error) {
 	return b, nil
 }
 
-// strangers returns base without the cookies it may hold, and without redirects to other hosts.
-func strangers(base *http.Client) *http.Client {
+// anonymous returns base without the cookies it may hold, and without redirects to other hosts.
+func anonymous(base *http.Client) *http.Client {
 	c := http.Client{}
 	if base != nil {
 		c = *base

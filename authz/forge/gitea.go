@@ -2,7 +2,6 @@ package forge
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -399,13 +398,6 @@ func giteaOwner(keys []giteaKey, fingerprint string) (giteaUser, error) {
 		return giteaUser{}, ErrNoUser
 	}
 	return owner, nil
-}
-
-// isFingerprint reports whether s is "SHA256:" and the digest, as ssh-keygen -l prints it.
-func isFingerprint(s string) bool {
-	digest, ok := strings.CutPrefix(s, "SHA256:")
-	sum, err := base64.RawStdEncoding.Strict().DecodeString(digest)
-	return ok && err == nil && len(sum) == 32
 }
 
 // errTooOld says that the permission to pull may be that of the whole repository.

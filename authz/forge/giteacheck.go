@@ -2,7 +2,6 @@ package forge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -123,21 +122,4 @@ func (g *Gitea) checkHook(ctx context.Context) Finding {
 		}
 	}
 	return Finding{"hook", Doubtful, "no active system webhook leads here", hint}
-}
-
-// canaryFinding asks for a user who should be there.
-func canaryFinding(ctx context.Context, d Directory, canary string) Finding {
-	if canary == "" {
-		return Finding{"canary", Doubtful, "no user was named", "name a user who is not blocked, to see that users can be looked up"}
-	}
-	u, err := d.UserByName(ctx, canary)
-	switch {
-	case errors.Is(err, ErrNoUser):
-		return Finding{"canary", Broken, fmt.Sprintf("the server shows no user %q", clip(canary)), "name a user that exists, or give the token the rights to see users"}
-	case err != nil:
-		return Finding{"canary", Broken, err.Error(), "see the findings about the token"}
-	case u.Blocked:
-		return Finding{"canary", Doubtful, fmt.Sprintf("the user %q is blocked", clip(canary)), "name a user who is not blocked"}
-	}
-	return Finding{What: "canary", Detail: fmt.Sprintf("the user %q has the id %s and is not blocked", u.Name, u.ID)}
 }

@@ -2,6 +2,7 @@ package forge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -40,4 +41,21 @@ func skewFinding(date string, before, after time.Time) Finding {
 		return Finding{"clock", Doubtful, fmt.Sprintf("the server's differs from ours by %s", skew.Round(time.Second)), "let both follow the same time servers"}
 	}
 	return Finding{What: "clock", Detail: fmt.Sprintf("the server's is within %s of ours", maxSkew)}
+}
+
+// canaryFinding asks for a user who should be there.
+func canaryFinding(ctx context.Context, d Directory, canary string) Finding {
+	if canary == "" {
+		return Finding{"canary", Doubtful, "no user was named", "name a user who is not blocked, to see that users can be looked up"}
+	}
+	u, err := d.UserByName(ctx, canary)
+	switch {
+	case errors.Is(err, ErrNoUser):
+		return Finding{"canary", Broken, fmt.Sprintf("the server shows no user %q", clip(canary)), "name a user that exists, or give the token the rights to see users"}
+	case err != nil:
+		return Finding{"canary", Broken, err.Error(), "see the findings about the token"}
+	case u.Blocked:
+		return Finding{"canary", Doubtful, fmt.Sprintf("the user %q is blocked", clip(canary)), "name a user who is not blocked"}
+	}
+	return Finding{What: "canary", Detail: fmt.Sprintf("the user %q has the id %s and is not blocked", u.Name, u.ID)}
 }
