@@ -9,7 +9,7 @@ STATICCHECK := bin/tools/staticcheck-v0.8.2
 GOFUMPT     := bin/tools/gofumpt-v0.12.0
 T           ?= 30s
 
-.PHONY: help run build test test-full test-bitbake check bench fuzz packages clean
+.PHONY: help run build test test-full test-gitea test-bitbake check bench fuzz packages clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,9 +24,12 @@ test: packages ## Run the whole suite with the race detector
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
 
-test-full: test ## Run the suite, kill the gate 200 times under load, then run every fuzz target for T each
+test-full: test test-gitea ## Run the suite, then with a real Gitea, kill the gate 200 times under load, then run every fuzz target for T each
 	KILL_CYCLES=200 $(GO) test -count=1 -timeout 30m -v -run '^TestKill$$' ./cmd/lychgate
 	@$(MAKE) fuzz
+
+test-gitea: packages ## Run the forge suite against a real Gitea, which is built once: that takes minutes
+	LYCHGATE_GITEA=1 $(GO) test -count=1 -timeout 30m -run '^TestGiteaReal$$' ./internal/gwtest/gitea
 
 test-bitbake: build ## Run unmodified BitBake against a gate (BITBAKE_DIR=DIR OECORE_DIR=DIR, two checkouts; ARGS="-only ssh")
 	$(GO) run ./internal/bitbake -bitbake "$(BITBAKE_DIR)" -oecore "$(OECORE_DIR)" $(ARGS)

@@ -538,7 +538,7 @@ func TestBitbucketFollow(t *testing.T) {
 		f.log(entry(time.Now(), "Permissions", "Repository permission removed", object("REPOSITORY", "7"), object("USER", "3")))
 		step("a permission of a repository", forge.Event{Forge: f.Name(), Repo: "7"}, forge.Event{Forge: f.Name(), User: "3"})
 		step("nothing new")
-		f.log(entry(time.Now().Add(-30*time.Second), "Users and groups", "User removed from group", object("GROUP", "all"), object("USER", "3")))
+		f.log(entry(time.Now().Add(-55*time.Second), "Users and groups", "User removed from group", object("GROUP", "all"), object("USER", "3")))
 		step("a group, written late", forge.Event{Forge: f.Name()})
 		f.log(entry(time.Now(), "Permissions", "Project permission removed", object("PROJECT", "1")))
 		f.Fail(500)

@@ -84,11 +84,15 @@ func TestGiteaTeamWithoutCodeUnit(t *testing.T) {
 	}
 }
 
-// TestGiteaRestrictedUser: to a restricted user no repository is public.
+// TestGiteaRestrictedUser: to a restricted user, the public repositories of an owner whom only those see who have signed in are not public.
 func TestGiteaRestrictedUser(t *testing.T) {
 	f := newGiteaFake(t)
 	alice, r := f.account("alice"), f.addRepo("team/open", true)
 	alice.Restricted = true
+	if got := f.ask(alice, f.ref(r))[0]; got != forge.Read {
+		t.Errorf("open to strangers: %s, want read", got)
+	}
+	f.account("team").Limited = true
 	if got := f.ask(alice, f.ref(r))[0]; got != forge.None {
 		t.Errorf("asked about alone: %s, want none", got)
 	}
@@ -396,6 +400,22 @@ func TestGiteaPartOfAnAnswer(t *testing.T) {
 	}
 }
 
+// TestGiteaOtherForge: ids of another forge say nothing here, whatever they are.
+func TestGiteaOtherForge(t *testing.T) {
+	f := newGiteaFake(t)
+	root, r := f.account("root"), f.addRepo("team/open", true)
+	other := f.principal(root)
+	other.Forge = "elsewhere"
+	for _, q := range []struct {
+		p authn.Principal
+		r forge.Repo
+	}{{other, f.ref(r)}, {f.principal(root), forge.Repo{Forge: "elsewhere", ID: f.ref(r).ID}}} {
+		if facts, err := f.gitea.Access(t.Context(), q.p, []forge.Repo{q.r}); err != nil || facts[0].Access != forge.None {
+			t.Errorf("%s of %s: %+v, %v", q.p.Key(), q.r, facts, err)
+		}
+	}
+}
+
 func TestGiteaOldServer(t *testing.T) {
 	for version, ok := range map[string]bool{
 		"1.26.0": true, "1.20.0": true, "1.19.4": false, "1.9": false, "0.9.99": false, "": false, "nightly": false, "2.0.1": true,
@@ -608,6 +628,7 @@ func TestGiteaCheck(t *testing.T) {
 			"version": forge.Fine, "token": forge.Fine, "scopes": forge.Fine, "clock": forge.Fine, "hook": forge.Fine, "canary": forge.Fine, "sudo": forge.Fine,
 			"revocation": forge.Doubtful,
 		}},
+		"public-only":        {func(f *giteaFake) { f.publicOnly = true }, "alice", map[string]forge.Health{"scopes": forge.Doubtful}},
 		"no hook":            {func(*giteaFake) {}, "alice", map[string]forge.Health{"hook": forge.Doubtful}},
 		"an old server":      {func(f *giteaFake) { f.version = "1.18.0" }, "alice", map[string]forge.Health{"version": forge.Broken}},
 		"no administrator":   {func(f *giteaFake) { f.account("root").Admin = false }, "alice", map[string]forge.Health{"token": forge.Broken}},
@@ -620,6 +641,7 @@ func TestGiteaCheck(t *testing.T) {
 	} {
 		f := newGiteaFake(t)
 		f.AddUser("alice")
+		f.addRepo("team/lib", false)
 		tt.change(f)
 		got := health(f, tt.canary)
 		for what, want := range tt.want {

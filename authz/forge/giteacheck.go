@@ -70,7 +70,14 @@ func (g *Gitea) checkRights(ctx context.Context, self giteaUser) Finding {
 	if len(lacks) > 0 {
 		return Finding{"scopes", Broken, "some questions are refused", "they need " + strings.Join(lacks, ", and ")}
 	}
-	return Finding{What: "scopes", Detail: "users, keys and repositories can be asked for, in the name of others"}
+	var found struct {
+		Data []giteaRepo `json:"data"`
+	}
+	err := g.get(ctx, "", url.Values{"private": {"true"}, "is_private": {"true"}, "limit": {"1"}}, &found, "repos", "search")
+	if err != nil || len(found.Data) == 0 {
+		return Finding{"scopes", Doubtful, "no private repository is visible", "if there are any, make a token that is not for public resources alone"}
+	}
+	return Finding{What: "scopes", Detail: "users, keys and private repositories can be asked for, in the name of others"}
 }
 
 // checkSudo shows that the header Sudo arrives, by a user who is not the token's own.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,31 +27,32 @@ type giteaFake struct {
 	server *httptest.Server
 	gitea  *forge.Gitea
 
-	mu       sync.Mutex // guards what follows
-	users    map[int64]*giteaAccount
-	repos    map[int64]*giteaRepository
-	keys     []giteaSSHKey
-	moved    map[string]int64 // old paths of repositories, in lower case
-	formerly map[string]int64 // old logins
-	last     int64
-	version  string
-	page     int // MAX_RESPONSE_ITEMS
-	hooks    []any
-	asked    []string // method, path and query of each request
-	fault    func(r *http.Request) (status int, broken bool)
-	before   func(r *http.Request) // called before each request is looked at; mu is not held
-	dropSudo bool                  // as a proxy may
-	lie      int64                 // added to every id
+	mu         sync.Mutex // guards what follows
+	users      map[int64]*giteaAccount
+	repos      map[int64]*giteaRepository
+	keys       []giteaSSHKey
+	moved      map[string]int64 // old paths of repositories, in lower case
+	formerly   map[string]int64 // old logins
+	last       int64
+	version    string
+	page       int // MAX_RESPONSE_ITEMS
+	hooks      []any
+	asked      []string // method, path and query of each request
+	fault      func(r *http.Request) (status int, broken bool)
+	before     func(r *http.Request) // called before each request is looked at; mu is not held
+	dropSudo   bool                  // as a proxy may
+	publicOnly bool                  // the token is for public resources alone
+	lie        int64                 // added to every id
 }
 
 type giteaAccount struct {
-	ID             int64
-	Login          string
-	Active         bool
-	ProhibitLogin  bool
-	Admin          bool
-	Restricted     bool
-	Org, LimitedTo bool // an organization; one that only signed-in users see
+	ID            int64
+	Login         string
+	Active        bool
+	ProhibitLogin bool
+	Admin         bool
+	Restricted    bool
+	Org, Limited  bool // an organization; what only those see who have signed in
 }
 
 type giteaRepository struct {
@@ -303,7 +305,7 @@ func (f *giteaFake) route(w http.ResponseWriter, r *http.Request, doer *giteaAcc
 	case slices.Equal(path, []string{"admin", "hooks"}) && doer.Admin:
 		reply(w, f.hooks)
 	case slices.Equal(path, []string{"repos", "search"}):
-		f.listRepos(w, doer, query.Get("page"), query.Get("limit"))
+		f.listRepos(w, doer, query)
 	case slices.Equal(path, []string{"repos", "issues", "search"}):
 		reply(w, []any{})
 	case len(path) == 2 && path[0] == "users":
@@ -380,7 +382,7 @@ func (f *giteaFake) userByName(w http.ResponseWriter, viewer *giteaAccount, name
 
 // can reports what a user may do with a repository: see it at all, and pull its code.
 func (f *giteaFake) can(u *giteaAccount, r *giteaRepository) (see, pull bool) {
-	public := !r.Private && !u.Restricted
+	public := !r.Private && !(u.Restricted && f.users[r.Owner].Limited)
 	pull = u.Admin || r.Owner == u.ID || r.Readers[u.ID] || public
 	return pull || r.IssueReader[u.ID], pull
 }
@@ -414,16 +416,17 @@ func (f *giteaFake) repoByPath(w http.ResponseWriter, r *http.Request, viewer *g
 	f.repo(w, viewer, repo)
 }
 
-func (f *giteaFake) listRepos(w http.ResponseWriter, viewer *giteaAccount, page, limit string) {
+func (f *giteaFake) listRepos(w http.ResponseWriter, viewer *giteaAccount, query url.Values) {
 	var all []*giteaRepository
 	for _, r := range f.repos {
-		if see, _ := f.can(viewer, r); see {
+		see, _ := f.can(viewer, r)
+		if see && (r.Private || query.Get("is_private") == "") && !(r.Private && f.publicOnly) {
 			all = append(all, r)
 		}
 	}
 	slices.SortFunc(all, func(a, b *giteaRepository) int { return cmp.Compare(a.ID, b.ID) })
-	n, _ := strconv.Atoi(page)
-	size, _ := strconv.Atoi(limit)
+	n, _ := strconv.Atoi(query.Get("page"))
+	size, _ := strconv.Atoi(query.Get("limit"))
 	size = min(size, f.page)
 	from := min((max(n, 1)-1)*size, len(all))
 	data := []any{}

@@ -3,6 +3,7 @@ package gitea
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -62,13 +63,15 @@ func (s *Server) NewToken(name string, scopes ...string) string {
 func (s *Server) AddUser(name string) int64 {
 	s.T.Helper()
 	var u struct {
-		ID int64 `json:"id"`
+		ID    int64  `json:"id"`
+		Login string `json:"login"`
 	}
-	if s.Do(http.MethodGet, "users/"+name, nil, &u, http.StatusOK, http.StatusNotFound) == http.StatusOK {
+	status := s.Do(http.MethodGet, "users/"+name, nil, &u, http.StatusOK, http.StatusNotFound)
+	if status == http.StatusOK && strings.EqualFold(u.Login, name) { // a name that was given up leads to who had it
 		return u.ID
 	}
 	s.Do(http.MethodPost, "admin/users", map[string]any{
-		"username": name, "email": name + "@example.com", "password": "only-for-this-test-2", "must_change_password": false,
+		"username": name, "email": rand.Text() + "@example.com", "password": "only-for-this-test-2", "must_change_password": false,
 	}, &u)
 	return u.ID
 }
@@ -160,7 +163,7 @@ func (s *Server) AddRepo(path string, public bool) int64 {
 	return s.addRepo("admin/users/"+owner+"/repos", name, public, true)
 }
 
-// AddEmptyRepo is AddRepo without a commit.
+// AddEmptyRepo is AddRepo without a commit, which takes a fraction of the time.
 func (s *Server) AddEmptyRepo(path string, public bool) int64 {
 	s.T.Helper()
 	owner, name, _ := strings.Cut(path, "/")
@@ -202,13 +205,14 @@ func (s *Server) Delete(path string) {
 	s.Do(http.MethodDelete, "repos/"+path, nil, nil)
 }
 
-// AddOrg adds an organization, whose visibility is "public", "limited" or "private", and returns a function that adds a repository to it.
+// AddOrg adds an organization, whose visibility is "public", "limited" or "private", and returns a function that adds a repository without
+// a commit to it.
 func (s *Server) AddOrg(name, visibility string) (addRepo func(name string, public bool) int64) {
 	s.T.Helper()
 	s.Do(http.MethodPost, "orgs", map[string]any{"username": name, "visibility": visibility}, nil)
 	return func(repo string, public bool) int64 {
 		s.T.Helper()
-		return s.addRepo("orgs/"+name+"/repos", repo, public, true)
+		return s.addRepo("orgs/"+name+"/repos", repo, public, false)
 	}
 }
 

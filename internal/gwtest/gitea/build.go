@@ -26,6 +26,7 @@ const (
 	ours    = "github.com/lychgate/lychgate"
 	program = "code.gitea.io/gitea"
 	tags    = "sqlite sqlite_unlock_notify"
+	recipe  = "2" // changes when what is built does, though go.sum does not
 )
 
 // Asked reports whether tests with a real Gitea should run: LYCHGATE_GITEA=1 says so, and builds it; otherwise they run where it has been
@@ -53,7 +54,7 @@ func sources(t testing.TB) string {
 func built(t testing.TB) string {
 	t.Helper()
 	h := sha256.New()
-	fmt.Fprintln(h, runtime.Version(), tags)
+	fmt.Fprintln(h, recipe, runtime.Version(), tags)
 	for _, name := range []string{"go.mod", "go.sum"} {
 		text, err := os.ReadFile(filepath.Join(sources(t), name))
 		if err != nil {
@@ -84,8 +85,8 @@ func Build(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(staging)
-	goTool(t, "build", "-trimpath", "-tags", tags, "-o", filepath.Join(staging, "gitea"), program)
-	module := strings.TrimSpace(goTool(t, "list", "-m", "-f", "{{.Dir}}", program))
+	module, version, _ := strings.Cut(strings.TrimSpace(goTool(t, "list", "-m", "-f", "{{.Dir}} {{.Version}}", program)), " v")
+	goTool(t, "build", "-trimpath", "-tags", tags, "-ldflags", "-X main.Version="+version, "-o", filepath.Join(staging, "gitea"), program)
 	for _, name := range []string{"options", "templates", "public"} {
 		if err := os.CopyFS(filepath.Join(staging, "static", name), os.DirFS(filepath.Join(module, name))); err != nil {
 			t.Fatal(err)

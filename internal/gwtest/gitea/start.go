@@ -122,7 +122,7 @@ BUILTIN_SSH_SERVER_USER = git
 OFFLINE_MODE = true
 [security]
 INSTALL_LOCK = true
-PASSWORD_HASH_ALGO = pbkdf2$1000
+PASSWORD_HASH_ALGO = pbkdf2$1000$50
 [log]
 LEVEL = Warn
 [mailer]
