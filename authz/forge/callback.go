@@ -340,7 +340,9 @@ func (a *callbackAnswer) access(ids []string) (map[string]Access, error) {
 	return answers, nil
 }
 
-func (c *Callback) answers(question string) bool { return slices.Contains(c.config.Questions, question) }
+func (c *Callback) answers(question string) bool {
+	return slices.Contains(c.config.Questions, question)
+}
 
 // Resolve implements [Resolver].
 func (c *Callback) Resolve(ctx context.Context, l source.Locator) (Repo, bool, error) {
@@ -523,12 +525,16 @@ func (c *Callback) Check(ctx context.Context, canary string) []Finding {
 		findings = append(findings, c.checkCanary(ctx, canary))
 	}
 	if !c.answers("resolve") {
-		findings = append(findings, Finding{What: "resolve", Health: Doubtful, Detail: "the path of a repository is its id",
-			Hint: "answer resolve, or never give a path to another repository"})
+		findings = append(findings, Finding{
+			What: "resolve", Health: Doubtful, Detail: "the path of a repository is its id",
+			Hint: "answer resolve, or never give a path to another repository",
+		})
 	}
 	if c.config.HookSecret.IsZero() {
-		return append(findings, Finding{What: "revocation", Health: Doubtful, Detail: "it is known when what is remembered ends: after ttl, and 5 minutes at the latest",
-			Hint: "set a secret for hooks, and post what changes"})
+		return append(findings, Finding{
+			What: "revocation", Health: Doubtful, Detail: "it is known when what is remembered ends: after ttl, and 5 minutes at the latest",
+			Hint: "set a secret for hooks, and post what changes",
+		})
 	}
 	return append(findings, Finding{What: "revocation", Detail: "what the service posts is known within 2 s; what it does not, after ttl, and 5 minutes at the latest"})
 }

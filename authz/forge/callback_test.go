@@ -223,6 +223,7 @@ func (s *service) AddRepo(path string, public bool) {
 		s.repos[path], s.readers[id] = id, map[string]bool{"*": public}
 	})
 }
+
 func (s *service) Grant(user, path string) {
 	s.change(func() { s.readers[s.repos[path]][s.id(user)] = true })
 }
@@ -513,7 +514,8 @@ func TestCallbackHook(t *testing.T) {
 	}
 	d, err := hook(`{"version":1,"id":"d-4711","time":1790000000,"events":[{"user":"17"},{"repo":"r1","why":"made private"},{}]}`)
 	want := []forge.Event{
-		{Forge: callbackName, User: "17", Why: "callback git.example.com"}, {Forge: callbackName, Repo: "r1", Why: "callback git.example.com: made private"},
+		{Forge: callbackName, User: "17", Why: "callback git.example.com"},
+		{Forge: callbackName, Repo: "r1", Why: "callback git.example.com: made private"},
 		{Forge: callbackName, Why: "callback git.example.com"},
 	}
 	if err != nil || d.ID != "d-4711" || d.At.Unix() != 1790000000 || !slices.Equal(d.Events, want) {
