@@ -41,13 +41,12 @@ type GerritConfig struct {
 	RunAs bool
 	// Refs must all be readable to who reads a project, such as "refs/heads/main". Empty: any branch is enough, and one may be hidden
 	// from somebody who sees another.
-	Refs       []string
-	AllUsers   string           // the project with the accounts; default: "All-Users"
-	Stream     SSHServer        // for stream-events; without an Address, changes are known when what is remembered ends
-	HTTP       *http.Client     // nil: http.DefaultClient
-	HookSecret authn.Secret     // not used: Gerrit's own hooks are not signed
-	Now        func() time.Time // time.Now when nil
-	Logger     *slog.Logger     // nil: silent
+	Refs     []string
+	AllUsers string           // the project with the accounts; default: "All-Users"
+	Stream   SSHServer        // for stream-events; without an Address, changes are known when what is remembered ends
+	HTTP     *http.Client     // nil: http.DefaultClient
+	Now      func() time.Time // time.Now when nil
+	Logger   *slog.Logger     // nil: silent
 }
 
 // Gerrit asks a Gerrit server, by the endpoints of its documents rest-api-projects and rest-api-accounts. All its answers are
