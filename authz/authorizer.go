@@ -48,7 +48,7 @@ type Directory interface {
 	User(ctx context.Context, forge, id string) (forge.User, error)
 }
 
-// Config is what an [Authorizer] needs. Everything but Public, Grants and Now is required.
+// Config is what an [Authorizer] needs. Everything but Public, Grants, Check and Now is required.
 type Config struct {
 	Records   provenance.Store
 	Forge     forge.Provider
@@ -57,7 +57,10 @@ type Config struct {
 	Public    source.Patterns // sources that anybody may read
 	Zones     []artifact.Zone
 	Grants    []Grant
-	Now       func() time.Time // time.Now when nil
+	// Check is called with the time before anything that was learnt is used. A node that has lost touch with the others
+	// invalidates in it. It must be quick.
+	Check func(now time.Time)
+	Now   func() time.Time // time.Now when nil
 }
 
 // Authorizer decides. It is safe for concurrent use.
@@ -74,6 +77,7 @@ type Authorizer struct {
 	chains    map[string][]string // a zone and, behind it, its bases
 	review    map[string]bool     // zones for builds that nobody vouches for
 	grants    []grant
+	check     func(now time.Time)
 	now       func() time.Time
 
 	// Epochs only count up. A principal's epoch is the sum of all and of one of some, chosen by its name: two
@@ -121,9 +125,12 @@ func New(c Config) (*Authorizer, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Check == nil {
+		c.Check = func(time.Time) {}
+	}
 	return &Authorizer{
 		records: c.Records, forge: c.Forge, directory: c.Directory, policy: c.Policy,
-		public: slices.Clone(c.Public), chains: chains, review: review, grants: grants, now: c.Now,
+		public: slices.Clone(c.Public), chains: chains, review: review, grants: grants, check: c.Check, now: c.Now,
 		seed:        maphash.MakeSeed(),
 		views:       make(map[viewKey]*view),
 		byPrincipal: make(map[*authn.Principal]*view),
@@ -182,6 +189,17 @@ func (a *Authorizer) InvalidateAll() {
 
 // Invalidate is [Authorizer.InvalidateAll] for one user of a forge, by the immutable id.
 func (a *Authorizer) Invalidate(forge, id string) { a.epochOf(forge, id).Add(1) }
+
+// Told is for [forge.HubConfig].Told: it invalidates what an event is about. A key alone is no matter of permissions.
+func (a *Authorizer) Told(e forge.Event) {
+	switch {
+	case e.User != "" && e.Forge != "":
+		a.Invalidate(e.Forge, e.User)
+	case e.Key != "" && e.Repo == "" && e.User == "":
+	default:
+		a.InvalidateAll()
+	}
+}
 
 func (a *Authorizer) epochOf(forge, id string) *atomic.Uint64 {
 	h := maphash.Comparable(a.seed, [2]string{forge, id})

@@ -180,7 +180,11 @@ func (g *gathered) add(i int, h heldFact, now time.Time) {
 // ask asks the forge and trusts nothing it says of time: an answer without a date, past its limit, older than the
 // artifact, or from the future by more than the clock, is no answer. It returns one fact for each repo in any case.
 func (a *Authorizer) ask(ctx context.Context, q *question, repos []forge.Repo, since time.Time) ([]heldFact, error) {
-	facts, err := a.forge.Access(ctx, q.view.principal, repos)
+	// What is asked now is not older than the artifact, whatever the clock of the node says that published it.
+	if begun := a.now(); since.After(begun) {
+		since = begun
+	}
+	facts, err := a.forge.Access(forge.NotBefore(ctx, since), q.view.principal, repos)
 	if err == nil {
 		err = forge.CheckFacts(repos, facts)
 	}

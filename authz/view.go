@@ -50,6 +50,7 @@ type remembered struct {
 func (a *Authorizer) current(v *view) bool { return a.all.Load()+v.some.Load() == v.epoch }
 
 func (a *Authorizer) usable(v *view, now time.Time) bool {
+	a.check(now)
 	return v != nil && a.current(v) && now.Before(v.until)
 }
 
@@ -132,41 +133,47 @@ func sameClaims(a, b map[string]any) bool {
 func (a *Authorizer) newView(ctx context.Context, p *authn.Principal) (*view, error) {
 	some := a.epochOf(p.Forge, p.ID)
 	epoch := a.all.Load() + some.Load()
-	principal, err := a.complete(ctx, *p)
+	principal, until, err := a.complete(ctx, *p)
 	if err != nil {
 		return nil, err
 	}
 	now := a.now()
 	v := &view{
-		principal: principal, epoch: epoch, some: some, until: now.Add(softAge),
+		principal: principal, epoch: epoch, some: some, until: earlier(now.Add(softAge), until),
 		facts: make(map[forge.Repo]heldFact), memo: make(map[memoKey]remembered),
-	}
-	if e := principal.Expires; !e.IsZero() && e.Before(v.until) {
-		v.until = e
 	}
 	v.touch(now)
 	return v, nil
 }
 
-// complete returns p as its forge and the grants see it now.
-func (a *Authorizer) complete(ctx context.Context, p authn.Principal) (authn.Principal, error) {
+// earlier returns the earlier of two times, of which a zero one is never.
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// complete returns p as its forge and the grants see it now, and until when that may be used; zero for as long as any.
+func (a *Authorizer) complete(ctx context.Context, p authn.Principal) (_ authn.Principal, until time.Time, err error) {
 	if !p.Expires.IsZero() && !a.now().Before(p.Expires) {
-		return p, fmt.Errorf("identify %s/%s: credential expired: %w", p.Forge, p.ID, authn.ErrRefused)
+		return p, until, fmt.Errorf("identify %s/%s: credential expired: %w", p.Forge, p.ID, authn.ErrRefused)
 	}
 	if p.Forge != "" {
 		user, err := a.directory.User(ctx, p.Forge, p.ID)
 		switch {
 		case errors.Is(err, forge.ErrNoUser):
-			return p, fmt.Errorf("identify %s/%s: %w: %w", p.Forge, p.ID, authn.ErrRefused, err)
+			return p, until, fmt.Errorf("identify %s/%s: %w: %w", p.Forge, p.ID, authn.ErrRefused, err)
 		case err != nil:
-			return p, fmt.Errorf("identify %s/%s: %w: %w", p.Forge, p.ID, ErrUnavailable, err)
+			return p, until, fmt.Errorf("identify %s/%s: %w: %w", p.Forge, p.ID, ErrUnavailable, err)
 		case user.Blocked || user.ID != p.ID:
-			return p, fmt.Errorf("identify %s/%s: blocked at the forge: %w", p.Forge, p.ID, authn.ErrRefused)
+			return p, until, fmt.Errorf("identify %s/%s: blocked at the forge: %w", p.Forge, p.ID, authn.ErrRefused)
 		}
 		p.Name, p.Kind, p.Groups = user.Name, user.Kind, user.Groups
+		until = user.NotAfter
 	}
 	p.Roles = a.roles(&p)
-	return p, nil
+	return p, earlier(until, p.Expires), nil
 }
 
 // publish makes v the view of key. A forge that was away for the view before is away for this one.

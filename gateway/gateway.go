@@ -99,6 +99,9 @@ type Config struct {
 	Tokens        Tokens
 	Identities    Identities
 	Links         Links
+	Hooks         Hooks
+	Events        Events
+	Ender         Ender
 	TokenLife     TokenLife
 	Limits        Limits
 	Refused       func(door string, why authn.Reason) // called for each refused credential, for metrics; may be nil
@@ -112,6 +115,7 @@ type Gateway struct {
 	zones    map[string]Zone
 	staging  *staging
 	failures *failures
+	posted   deliveries
 	refused  *rate.Limiter // bounds how many refused credentials are recorded one by one
 	hidden   atomic.Int64  // refusals since the last recorded one
 
@@ -125,7 +129,7 @@ type Gateway struct {
 // New checks cfg and prepares the staging directory. It starts nothing.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
-		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Staging == "" || cfg.Audience == "" {
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Hooks == nil || cfg.Events == nil || cfg.Ender == nil || cfg.Staging == "" || cfg.Audience == "" {
 		return nil, errors.New("gateway: a required part is missing")
 	}
 	if cfg.Log == nil {
@@ -140,7 +144,7 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.TokenLife.Human <= 0 || cfg.TokenLife.CI <= 0 {
 		return nil, errors.New("gateway: the longest life of tokens is missing")
 	}
-	g := &Gateway{Config: cfg, zones: map[string]Zone{}, failures: newFailures(cfg.Now), refused: rate.NewLimiter(50, 200)}
+	g := &Gateway{Config: cfg, zones: map[string]Zone{}, failures: newFailures(cfg.Now), posted: deliveries{seen: map[string]time.Time{}}, refused: rate.NewLimiter(50, 200)}
 	g.copyBuffers.New = func() any { b := make([]byte, copyBytes); return &b }
 	g.chunkBuffers.New = func() any { b := make([]byte, provenance.ChunkSize); return &b }
 	for _, z := range cfg.Zones {

@@ -13,6 +13,9 @@ package gateway
 //	GET    /v1/tokens                      -> TokenList: the asker's own
 //	DELETE /v1/tokens/{id}                 -> 204; "current" is the token that is shown
 //	POST   /v1/link                        LinkRequest -> 204: the ID token's subject is the asker from now on
+//	POST   /v1/hooks/{forge}               what the forge posts, signed by it -> 204 once every node is told
+//	POST   /v1/invalidate                  InvalidateRequest -> 204: forges are asked again; for administrators
+//	POST   /v1/revoke                      RevokeRequest -> RevokeReply once every node has it; for administrators
 //	GET    /.well-known/oauth-protected-resource   -> SignIn (RFC 9728); the one document that needs no credential
 
 // UploadRequest begins a write.
@@ -54,6 +57,29 @@ type CommitResult struct {
 type CommitStatus struct {
 	Name   string `json:"name"`
 	Result string `json:"result"`
+}
+
+// InvalidateRequest says what forges are to be asked again about. Members that are left out widen it: without any, everything.
+type InvalidateRequest struct {
+	Forge string `json:"forge,omitempty"`
+	User  string `json:"user,omitempty"` // a name, or "#ID"
+	Repo  string `json:"repo,omitempty"` // the immutable id
+	Key   string `json:"key,omitempty"`  // "SHA256:..."
+}
+
+// RevokeRequest names what is to end: forge and user, or key, or token.
+type RevokeRequest struct {
+	Forge string `json:"forge,omitempty"`
+	User  string `json:"user,omitempty"` // a name, or "#ID"
+	Key   string `json:"key,omitempty"`
+	Token string `json:"token,omitempty"` // its id
+}
+
+// RevokeReply says what has ended, and where not yet.
+type RevokeReply struct {
+	Tokens       int      `json:"tokens"` // that were ended
+	Late         []string `json:"late"`   // nodes that have not answered; they trust nothing now
+	Milliseconds int64    `json:"milliseconds"`
 }
 
 // PresenceRequest asks which names exist for the asker.

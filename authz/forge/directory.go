@@ -2,8 +2,11 @@ package forge
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
 )
@@ -22,6 +25,8 @@ type User struct {
 	Kind    authn.Kind
 	Groups  []string // sorted
 	Blocked bool     // may do nothing, whatever else is true
+	// NotAfter is when this is worth nothing any more; zero when it is as true as the provider's next answer.
+	NotAfter time.Time
 }
 
 // Directory is optional for a [Provider]: it tells the state of one of its users. Errors for an id that the forge does
@@ -35,7 +40,7 @@ type Directory interface {
 // KeyOwners is optional for a [Provider]: it finds the user with an SSH key. A deploy key is nobody's, whoever added it: the
 // error wraps [ErrDeployKey], and [ErrNoUser] for a key the forge does not know. A forge whose interface tells who created a deploy key
 // must not answer with that user: whoever holds the key would read all that its creator may. A blocked user is returned as one.
-// It is safe for concurrent use and answers from memory.
+// It is safe for concurrent use.
 type KeyOwners interface {
 	// KeyOwner takes "SHA256:...", as ssh-keygen -l prints it.
 	KeyOwner(ctx context.Context, fingerprint string) (User, error)
@@ -45,4 +50,11 @@ type KeyOwners interface {
 // The error wraps [ErrNoUser] when there is none. It is safe for concurrent use.
 type Identities interface {
 	IdentityOwner(ctx context.Context, issuer, subject string) (User, error)
+}
+
+// isFingerprint reports whether s is "SHA256:" and the digest, as ssh-keygen -l prints it.
+func isFingerprint(s string) bool {
+	digest, ok := strings.CutPrefix(s, "SHA256:")
+	sum, err := base64.RawStdEncoding.Strict().DecodeString(digest)
+	return ok && err == nil && len(sum) == 32
 }

@@ -11,11 +11,12 @@ import (
 // gate ask again. Members that are empty widen it: an Event with a Forge alone is about all users and repositories of
 // it, and the zero Event is about everything.
 type Event struct {
-	Forge string // the forge's name
-	User  string // the user's immutable id
-	Repo  string // the repository's immutable id
-	Key   string // the fingerprint of an SSH key whose owner may be another
-	Why   string // for people: "gitlab system hook user_remove_from_team"; printable
+	Forge string    // the forge's name
+	User  string    // the user's immutable id
+	Repo  string    // the repository's immutable id
+	Key   string    // the fingerprint of an SSH key whose owner may be another
+	Why   string    // for people: "gitlab system hook user_remove_from_team"; printable
+	At    time.Time // when the first node learnt of it, by that node's clock
 }
 
 // ErrHook is wrapped by errors about a delivery that is not from the forge, or is not understood. Nothing is invalidated

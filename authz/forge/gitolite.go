@@ -431,12 +431,6 @@ func (g *Gitolite) checkTrigger(about []string) Finding {
 
 func isStamp(s string) bool { return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" }
 
-// isFingerprint reports whether s is "SHA256:" and what ssh-keygen prints after it.
-func isFingerprint(s string) bool {
-	text, ok := strings.CutPrefix(s, "SHA256:")
-	return ok && len(text) == 43 && strings.Trim(text, alphanumeric+"+/") == ""
-}
-
 const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 // isGitoliteUser reports whether s may be a user. The name of a group begins with "@", and gitolite would answer for the group.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 
 	"github.com/lychgate/lychgate/authz/authn"
@@ -262,6 +263,22 @@ func nobodyOr(forge string) func(User, error) (authn.Principal, error) {
 		}
 		return principal(forge, u), nil
 	}
+}
+
+// ReadHook reads what was posted in the name of a forge. An error that wraps [ErrHook] is about the delivery.
+func (m *Multi) ReadHook(forge string, header http.Header, body []byte) (Delivery, error) {
+	hooks, ok := m.forges[forge].(Hooks)
+	if !ok {
+		return Delivery{}, fmt.Errorf("forge %q posts nothing: %w", clip(forge), ErrHook)
+	}
+	d, err := hooks.ReadHook(header, body)
+	if err != nil {
+		return Delivery{}, fmt.Errorf("forge %q: %w", forge, err)
+	}
+	for i := range d.Events {
+		d.Events[i].Forge = forge // it speaks for itself alone
+	}
+	return d, nil
 }
 
 func principal(forge string, u User) authn.Principal {

@@ -21,6 +21,7 @@ import (
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/gateway/upstream"
 	"github.com/lychgate/lychgate/internal/config"
+	"github.com/lychgate/lychgate/internal/redisdb"
 	"github.com/lychgate/lychgate/internal/sqldb"
 	"github.com/lychgate/lychgate/policy"
 )
@@ -33,15 +34,25 @@ type decider struct {
 	cfg        *config.Config
 	log        *slog.Logger
 	db         *sqldb.DB
+	redis      *redisdb.DB // nil when this node is alone
+	hub        *forge.Hub
+	caches     []*forge.Cache
+	providers  map[string]forge.Provider // by the forge's name, without their caches
+	watched    *forgeMetrics
 	forges     *forge.Multi
 	policy     *policy.Engine
 	authorizer *authz.Authorizer
 	runners    []runner
 }
 
-// newDecider opens the database and loads the forges and the policy.
-func newDecider(ctx context.Context, cfg *config.Config, log *slog.Logger, activated func(policy.Activation)) (*decider, error) {
-	d := &decider{cfg: cfg, log: log}
+// newDecider opens the database and loads the forges and the policy. It shares nothing with other nodes: a command that asks once
+// has no need to.
+func newDecider(ctx context.Context, cfg *config.Config, log *slog.Logger) (*decider, error) {
+	return openDecider(ctx, &decider{cfg: cfg, log: log, watched: newForgeMetrics()}, nil)
+}
+
+func openDecider(ctx context.Context, d *decider, activated func(policy.Activation)) (*decider, error) {
+	cfg, log := d.cfg, d.log
 	if err := os.MkdirAll(string(cfg.State), 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
@@ -57,12 +68,12 @@ func newDecider(ctx context.Context, cfg *config.Config, log *slog.Logger, activ
 }
 
 func (d *decider) load(activated func(policy.Activation)) error {
-	changed := func() {
-		if d.authorizer != nil {
-			d.authorizer.InvalidateAll()
-		}
+	hub := forge.HubConfig{Logger: d.log, Told: []func(forge.Event){d.told}}
+	if d.redis != nil {
+		hub.Bus = d.redis
 	}
-	if err := d.loadForges(changed); err != nil {
+	d.hub = forge.NewHub(hub)
+	if err := d.loadForges(); err != nil {
 		return err
 	}
 	engine, err := policy.New(policy.Config{
@@ -78,28 +89,8 @@ func (d *decider) load(activated func(policy.Activation)) error {
 	}
 	d.authorizer, err = authz.New(authz.Config{
 		Records: d.db, Forge: d.forges, Directory: d.forges, Policy: d.policy, Public: public,
-		Zones: zoneNames(d.cfg), Grants: grants(d.cfg),
+		Zones: zoneNames(d.cfg), Grants: grants(d.cfg), Check: d.hub.Check,
 	})
-	return err
-}
-
-func (d *decider) loadForges(changed func()) error {
-	named := make([]forge.Named, 0, len(d.cfg.Forges))
-	for _, f := range d.cfg.Forges {
-		switch f.Type {
-		case "static":
-			static, err := forge.LoadStatic(forge.StaticConfig{Name: f.Name, File: string(f.File), OnChange: changed, Logger: d.log})
-			if err != nil {
-				return fmt.Errorf("load the forge %s: %w", f.Name, err)
-			}
-			d.runners = append(d.runners, static.Run)
-			named = append(named, forge.Named{Name: f.Name, Provider: static})
-		default:
-			return fmt.Errorf("forge %s: type %q is not known", f.Name, f.Type)
-		}
-	}
-	var err error
-	d.forges, err = forge.NewMulti(named...)
 	return err
 }
 
@@ -218,21 +209,35 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 	if err != nil {
 		return nil, fmt.Errorf("open the audit journal: %w", err)
 	}
-	d, err := newDecider(ctx, cfg, log, func(a policy.Activation) { recordActivation(journal, log, a) })
+	watched := newForgeMetrics()
+	redis, err := openRedis(cfg, watched.refused, log)
 	if err != nil {
 		return nil, errors.Join(err, journal.Close())
+	}
+	d, err := openDecider(ctx, &decider{cfg: cfg, log: log, watched: watched, redis: redis}, func(a policy.Activation) { recordActivation(journal, log, a) })
+	if err != nil {
+		return nil, errors.Join(err, closeRedis(redis), journal.Close())
 	}
 	g := &gate{decider: d, journal: journal}
 	g.metrics = newMetrics(g)
 	if err := g.assemble(ctx); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
-	g.runners = append(g.runners, journal.Run, g.gateway.Run)
+	g.runners = append(g.runners, journal.Run, g.gateway.Run, d.hub.Run)
 	return g, nil
 }
 
 // close releases what newGate opened, last opened first.
-func (g *gate) close() error { return errors.Join(g.db.Close(), g.journal.Close()) }
+func (g *gate) close() error {
+	return errors.Join(closeRedis(g.redis), g.db.Close(), g.journal.Close())
+}
+
+func closeRedis(r *redisdb.DB) error {
+	if r == nil {
+		return nil
+	}
+	return r.Close()
+}
 
 func (g *gate) assemble(ctx context.Context) error {
 	authenticator, err := g.authenticator(ctx)
@@ -263,7 +268,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
-		Identities: g.oidc, Links: g.db, Refused: g.metrics.refused,
+		Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,

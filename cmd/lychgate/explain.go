@@ -33,7 +33,7 @@ NAME is the artifact's name within the zone, percent-encoded or not. Exit code 3
 			if err != nil {
 				return err
 			}
-			d, err := newDecider(cmd.Context(), cfg, slog.New(slog.DiscardHandler), nil)
+			d, err := newDecider(cmd.Context(), cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

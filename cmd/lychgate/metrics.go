@@ -70,6 +70,7 @@ func newMetrics(g *gate) *metrics {
 			Name: "lychgate_policy_current", Help: "1 while the policy in force is the one on disk; at 0 the last good one is kept.",
 		}, func() float64 { return oneIf(g.policy.Status().Error == "") }),
 	)
+	g.watched.register(m.registry, g.decider)
 	return m
 }
 

@@ -38,7 +38,7 @@ func withTokens(ctx context.Context, configPath string, f func(*decider, *authn.
 	if err != nil {
 		return err
 	}
-	d, err := newDecider(ctx, cfg, slog.New(slog.DiscardHandler), nil)
+	d, err := newDecider(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

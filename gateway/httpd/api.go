@@ -44,6 +44,12 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "link"):
 		*name = "token"
 		h.only(http.MethodPost, h.link)
+	case match(segments, "v1", "invalidate"):
+		*name = "admin"
+		h.only(http.MethodPost, h.invalidate)
+	case match(segments, "v1", "revoke"):
+		*name = "admin"
+		h.only(http.MethodPost, h.revokeNow)
 	case match(segments, "v1", "zones", "*", "uploads"):
 		*name = "upload"
 		h.only(http.MethodPost, func() { h.begin(segments[2]) })

@@ -87,7 +87,7 @@ func orDefault[T comparable](v, d T) T {
 
 // Observation is what metrics may know of a request. It does not tell denied from absent.
 type Observation struct {
-	Route  string // "artifact", "presence", "upload", "whoami", "token", "sign-in", "other"
+	Route  string // "artifact", "presence", "upload", "whoami", "token", "sign-in", "hook", "admin", "other"
 	Method string
 	Status int
 	Took   time.Duration
@@ -104,6 +104,7 @@ type Server struct {
 	http     *http.Server
 	inFlight *limit.Counter // requests by principal
 	bodies   *limit.Counter // of them, those whose body is being read into memory
+	hooks    *limit.Counter // deliveries of forges, by address
 
 	handlers sync.WaitGroup
 }
@@ -127,7 +128,7 @@ func New(cfg Config) (*Server, error) {
 	if s.signIn, err = json.Marshal(cfg.SignIn); err != nil {
 		return nil, fmt.Errorf("httpd: encode how to sign in: %w", err)
 	}
-	s.inFlight, s.bodies = limit.NewCounter(s.limits.RequestsPerPrincipal), limit.NewCounter(bodiesPerPrincipal)
+	s.inFlight, s.bodies, s.hooks = limit.NewCounter(s.limits.RequestsPerPrincipal), limit.NewCounter(bodiesPerPrincipal), limit.NewCounter(hooksPerAddress)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,

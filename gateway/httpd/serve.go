@@ -39,6 +39,11 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 		s.describeSignIn(w)
 		return
 	}
+	if forge, ok := hookOf(r); ok {
+		*name = "hook"
+		s.hook(w, r, forge)
+		return
+	}
 	session, err := s.gate.Session(r.Context(), door(r), credential(r))
 	if err != nil {
 		s.refuse(w, err)

@@ -46,7 +46,10 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 	defer s.channels.Leave(id.principal)
 	// Only a finished handshake has what it takes to ask the client for signs of life, and the first channel is what tells of one. A
 	// connection that never has a channel ends soon all the same.
-	c.alive.Do(func() { go c.keepAlive(sc) })
+	c.alive.Do(func() {
+		go c.keepAlive(sc)
+		go c.recheck(ctx, id.credential)
+	})
 	ch, requests, err := nc.Accept()
 	if err != nil {
 		return

@@ -220,6 +220,22 @@ func (c *conn) keepAlive(sc *gossh.ServerConn) {
 	}
 }
 
+// recheck ends the connection of somebody who is nobody any more, also when nothing is asked on it.
+func (c *conn) recheck(ctx context.Context, credential authn.Credential) {
+	tick := time.NewTicker(c.server.limits.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-tick.C:
+		}
+		if _, err := c.session(ctx, credential); errors.Is(err, gateway.ErrUnauthenticated) {
+			return
+		}
+	}
+}
+
 // bother spends one of the refusals that a connection may cause. It ends the connection when there are none left.
 func (c *conn) bother() {
 	if !c.vain.Allow() {

@@ -47,6 +47,7 @@ type Limits struct {
 	ChannelsPerPrincipal int           // of all its connections
 	OpenHandles          int           // files and directories that one SFTP channel has open
 	IdleTimeout          time.Duration // for a connection without channels
+	Recheck              time.Duration // between looks whether a connection's key is still somebody's
 	KeepAlive            time.Duration // between signs of life that are asked for; after three without an answer a connection ends
 	ProgressWindow       time.Duration // in each, a transfer must move by ProgressBytes
 	ProgressBytes        int64
@@ -60,7 +61,7 @@ func DefaultLimits() Limits {
 		Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 4096,
 		Handshakes: 4096, HandshakesPerAddress: 2048, HandshakeTimeout: 10 * time.Second,
 		Channels: 128, ChannelsPerPrincipal: 4096, OpenHandles: 64,
-		IdleTimeout: 10 * time.Minute, KeepAlive: 30 * time.Second,
+		IdleTimeout: 10 * time.Minute, KeepAlive: 30 * time.Second, Recheck: 2 * time.Second,
 		ProgressWindow: 30 * time.Second, ProgressBytes: 30 << 10,
 		CommandBytes: 8 << 10, DrainTimeout: 30 * time.Second,
 	}
@@ -88,6 +89,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.HandshakeTimeout, d.HandshakeTimeout)
 	setDefault(&l.IdleTimeout, d.IdleTimeout)
 	setDefault(&l.KeepAlive, d.KeepAlive)
+	setDefault(&l.Recheck, d.Recheck)
 	setDefault(&l.ProgressWindow, d.ProgressWindow)
 	setDefault(&l.ProgressBytes, d.ProgressBytes)
 	setDefault(&l.DrainTimeout, d.DrainTimeout)

@@ -132,3 +132,15 @@ func (c *Client) Link(ctx context.Context, idToken authn.Secret) error {
 		op: "link the account", method: http.MethodPost, path: []string{"v1", "link"}, send: gateway.LinkRequest{IDToken: idToken.Reveal()}, within: tokenTime,
 	})
 }
+
+// Revoke ends what a user, key or token may do, at every node, for an administrator. Asked twice it does no more.
+func (c *Client) Revoke(ctx context.Context, r gateway.RevokeRequest) (gateway.RevokeReply, error) {
+	var reply gateway.RevokeReply
+	err := c.call(ctx, request{op: "revoke", method: http.MethodPost, path: []string{"v1", "revoke"}, send: r, into: &reply, within: tokenTime})
+	return reply, err
+}
+
+// Invalidate makes the gate ask git servers again, for an administrator.
+func (c *Client) Invalidate(ctx context.Context, r gateway.InvalidateRequest) error {
+	return c.call(ctx, request{op: "invalidate", method: http.MethodPost, path: []string{"v1", "invalidate"}, send: r, within: tokenTime})
+}

@@ -36,6 +36,7 @@ func (p *parser) check(c *Config) string {
 	host := p.checkHTTPS(&c.HTTPS)
 	p.checkAdmin(c)
 	forges := p.checkForges(c.Forges)
+	p.checkRedis(&c.Redis)
 	signers := p.checkSigners(c.Signers)
 	p.checkZones(c, forges, signers)
 	p.checkSSH(c, forges)
@@ -196,27 +197,6 @@ func overlap(a, b string) bool {
 	}
 	every := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
 	return hostA == hostB || every(hostA) || every(hostB)
-}
-
-func (p *parser) checkForges(forges []Forge) (names []string) {
-	p.required("forges", len(forges) == 0, "without a forge nobody may read anything that is not public; begin with one of type static")
-	for i, f := range forges {
-		key := fmt.Sprintf("forges[%d]", i)
-		if p.required(key+".name", f.Name == "", "usually the git server's host, such as git.example.com") {
-			p.unique(key+".name", f.Name, names)
-			if !forgeName.MatchString(f.Name) {
-				p.add(key+".name", fmt.Sprintf("not a forge name: %q", f.Name), "lower-case letters, digits, '.' and '-'")
-			}
-			names = append(names, f.Name)
-		}
-		if p.required(key+".type", f.Type == "", "write type: static") && f.Type != "static" && p.sound(key+".type") {
-			p.add(key+".type", fmt.Sprintf("no such type of forge: %q", f.Type), "known is static")
-		}
-		if f.Type == "static" {
-			p.required(key+".file", f.File == "", "name the YAML file with its users, groups and rights")
-		}
-	}
-	return names
 }
 
 func (p *parser) unique(key, name string, before []string) {

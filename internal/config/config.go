@@ -39,6 +39,8 @@ type Config struct {
 	Signers Signers `yaml:"signers"`
 	// Forges are asked what a principal may read. At least one.
 	Forges []Forge `yaml:"forges"`
+	// Redis is what several nodes of one gate share: what they have learnt, and that it has changed. Default none: one node.
+	Redis Redis `yaml:"redis"`
 	// Public lists sources that everybody may read, each as [source.Pattern] has it: [TYPE+]HOST/PATH, where '*' stands
 	// for a part of one segment and '**' for whole segments. Default none.
 	Public []string `yaml:"public"`
@@ -160,16 +162,6 @@ type SignerKey struct {
 	// Identity is what zones and policy call its holder. Required, unique.
 	Identity string `yaml:"identity"`
 	// File holds the public key in PEM. Required.
-	File Path `yaml:"file"`
-}
-
-// Forge is a git server with users and permissions.
-type Forge struct {
-	// Name is how records and principals name it: usually its host. Required, unique.
-	Name string `yaml:"name"`
-	// Type is "static": users, groups and rights in a YAML file. Required.
-	Type string `yaml:"type"`
-	// File is that YAML file. Required for static. Reread when it changes.
 	File Path `yaml:"file"`
 }
 

@@ -60,9 +60,8 @@ func (p *parser) checkFiles(c *Config) {
 	for i, k := range c.Signers.Keys {
 		p.file(fmt.Sprintf("signers.keys[%d].file", i), k.File)
 	}
-	for i, f := range c.Forges {
-		p.file(fmt.Sprintf("forges[%d].file", i), f.File)
-	}
+	p.checkForgeFiles(c.Forges)
+	p.checkRedisFiles(&c.Redis)
 	for i, z := range c.Zones {
 		key := fmt.Sprintf("zones[%d]", i)
 		if z.Mirror.Scheme == "dir" {

@@ -86,6 +86,9 @@ type Options struct {
 	SSHAuthority ssh.PublicKey                         // whose user certificates the ssh door takes: their principals are users of the forge
 	SSHLimits    sshd.Limits
 	SSHObserve   func(sshd.Observation)
+	Provider     forge.Provider // asked through a cache in place of the forge file
+	Bus          forge.Bus      // and Shared: what this gate has in common with other nodes
+	Shared       forge.Shared
 	Uploads      gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
@@ -104,6 +107,8 @@ type Gate struct {
 	Tokens   *authn.Tokens
 	Forges   *forge.Multi
 	Static   *forge.Static
+	Hub      *forge.Hub
+	Cache    *forge.Cache // nil without Options.Provider
 	Policy   *policy.Engine
 	Gateway  *gateway.Gateway
 	Upstream *Spy              // what was opened in blobs and mirror
@@ -182,7 +187,8 @@ func (g *Gate) rules(o Options) {
 	var err error
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
 	g.must(err, "load the forge")
-	g.Forges, err = forge.NewMulti(forge.Named{Name: Forge, Provider: g.Static})
+	g.Hub = forge.NewHub(forge.HubConfig{Bus: o.Bus, Told: []func(forge.Event){g.told}})
+	g.Forges, err = forge.NewMulti(forge.Named{Name: Forge, Provider: g.provider(o)})
 	g.must(err, "combine the forges")
 	signers := map[string]any{"signers": []any{"ci"}}
 	g.Policy, err = policy.New(policy.Config{Dir: o.Policy, Data: map[string]any{
@@ -190,7 +196,7 @@ func (g *Gate) rules(o Options) {
 	}})
 	g.must(err, "load the policy")
 	cfg := authz.Config{
-		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Zones: []artifact.Zone{{Name: "main"}},
+		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Check: g.Hub.Check, Zones: []artifact.Zone{{Name: "main"}},
 		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{Forge + "/ci"}}},
 	}
 	for _, name := range o.Admins {
@@ -207,6 +213,29 @@ func (g *Gate) rules(o Options) {
 	}
 	g.Authz, err = authz.New(cfg)
 	g.must(err, "make the authorizer")
+}
+
+// provider is who is asked what users may read.
+func (g *Gate) provider(o Options) forge.Provider {
+	if o.Provider == nil {
+		return g.Static
+	}
+	var err error
+	g.Cache, err = forge.NewCache(forge.CacheConfig{
+		Name: Forge, Provider: o.Provider, Hub: g.Hub, Shared: o.Shared,
+		Changed: func(forge, user string) { g.Authz.Invalidate(forge, user) },
+	})
+	g.must(err, "make a cache")
+	return g.Cache
+}
+
+// told passes on that something may have changed: first to those who remember what forges said, then to those who remember what
+// followed from it.
+func (g *Gate) told(e forge.Event) {
+	if g.Cache != nil {
+		g.Cache.Told(e)
+	}
+	g.Authz.Told(e)
 }
 
 // WriteForge replaces the forge file; Static.Reload or time makes the gate follow.
@@ -252,7 +281,7 @@ func (g *Gate) assemble(o Options) {
 		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -318,7 +347,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 		door, ln := g.sshDoor(o)
 		doors.Go(func() { _ = door.Serve(ctx, ln) })
 	}
-	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run} {
+	for _, run := range []func(context.Context) error{g.Journal.Run, g.DB.Run, g.Static.Run, g.Gateway.Run, g.Hub.Run} {
 		parts.Go(func() { _ = run(behind) })
 	}
 	return func() { doors.Wait(); stopBehind(); parts.Wait() }
