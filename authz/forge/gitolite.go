@@ -357,8 +357,10 @@ func macOf(secret authn.Secret, parts ...[]byte) []byte {
 func (g *Gitolite) Check(ctx context.Context, canary string) []Finding {
 	about, err := g.helper.ask(ctx, "about")
 	if err != nil {
-		return []Finding{{What: "helper", Health: Broken, Detail: err.Error(),
-			Hint: "install `lychgate forge gitolite-helper` at the git server, as its first lines say, with the gate's key"}}
+		return []Finding{{
+			What: "helper", Health: Broken, Detail: err.Error(),
+			Hint: "install `lychgate forge gitolite-helper` at the git server, as its first lines say, with the gate's key",
+		}}
 	}
 	findings := []Finding{{What: "helper", Detail: clip(strings.Join(about, ", "))}}
 	findings = append(findings, g.checkRepos(ctx)...)
@@ -381,11 +383,15 @@ func (g *Gitolite) checkRepos(ctx context.Context) []Finding {
 		case err != nil:
 			return []Finding{{What: "repositories", Health: Broken, Detail: err.Error(), Hint: "install the helper of this version"}}
 		case stamp == "":
-			findings = append(findings, Finding{What: "repository", Health: Doubtful, Detail: name + " cannot keep a file lychgate-id",
-				Hint: "give the directory to gitolite's account, or remove what stands there"})
+			findings = append(findings, Finding{
+				What: "repository", Health: Doubtful, Detail: name + " cannot keep a file lychgate-id",
+				Hint: "give the directory to gitolite's account, or remove what stands there",
+			})
 		case other != "":
-			findings = append(findings, Finding{What: "repository", Health: Doubtful, Detail: name + " and " + other + " have one lychgate-id: nobody may read either",
-				Hint: "remove lychgate-id from the directory that is the copy"})
+			findings = append(findings, Finding{
+				What: "repository", Health: Doubtful, Detail: name + " and " + other + " have one lychgate-id: nobody may read either",
+				Hint: "remove lychgate-id from the directory that is the copy",
+			})
 		default:
 			names[stamp] = name
 		}
@@ -410,11 +416,15 @@ func (g *Gitolite) checkTrigger(about []string) Finding {
 	}
 	switch {
 	case g.config.HookSecret.IsZero():
-		return Finding{What: "revocation", Health: Doubtful, Detail: bound + "perms of wild repositories within 5 minutes: there is no secret for the trigger",
-			Hint: "set one, and install `lychgate forge gitolite-trigger`"}
+		return Finding{
+			What: "revocation", Health: Doubtful, Detail: bound + "perms of wild repositories within 5 minutes: there is no secret for the trigger",
+			Hint: "set one, and install `lychgate forge gitolite-trigger`",
+		}
 	case len(missing) > 0:
-		return Finding{What: "revocation", Health: Doubtful, Detail: bound + "perms of wild repositories within 5 minutes: no trigger for " + strings.Join(missing, " and "),
-			Hint: "install `lychgate forge gitolite-trigger` at the git server, as its first lines say"}
+		return Finding{
+			What: "revocation", Health: Doubtful, Detail: bound + "perms of wild repositories within 5 minutes: no trigger for " + strings.Join(missing, " and "),
+			Hint: "install `lychgate forge gitolite-trigger` at the git server, as its first lines say",
+		}
 	}
 	return Finding{What: "revocation", Detail: "the trigger tells of each change: it is known within 2 s; groups that GROUPLIST_PGM gets elsewhere within 5 minutes"}
 }

@@ -500,7 +500,7 @@ func gitoliteMovedWhileAsked(t *testing.T, g *gitolite) {
 	id := g.id("lib")
 	g.id("hers")
 	script := "#!/bin/sh\n[ \"$1\" != access ] || { mv " + g.bare("lib") + " " + g.bare("away") + "; mv " + g.bare("hers") + " " + g.bare("lib") + "; }\n"
-	g.write("gitolite-that-moves", script+"[ \"$1\" != access ] || sed -i s/hers/lib/ $HOME/.gitolite/conf/gitolite.conf-compiled.pm\nexec gitolite \"$@\"\n", 0o755)
+	g.write("gitolite-that-moves", script+"[ \"$1\" != access ] || sed -i s/hers/lib/ "+g.bare("lib")+"/gl-conf\nexec gitolite \"$@\"\n", 0o755)
 	keys := readFile(t, g.path(".ssh/authorized_keys"))
 	t.Cleanup(func() { g.write(".ssh/authorized_keys", keys, 0o600) })
 	g.write(".ssh/authorized_keys", strings.Replace(keys, "lychgate-helper\"", "lychgate-helper "+g.path("gitolite-that-moves")+"\"", 1), 0o600)

@@ -28,7 +28,10 @@ func helperThatSays(t *testing.T, greeting string, answer func(question string) 
 		io.WriteString(c, greeting)
 		lines := bufio.NewScanner(c)
 		for lines.Scan() {
-			io.WriteString(c, answer(lines.Text()))
+			text := answer(lines.Text())
+			if io.WriteString(c, text); !strings.Contains(text, "\nend\n") {
+				return
+			}
 		}
 	})
 	p, err := forge.NewGitolite(forge.GitoliteConfig{Name: gitoliteName, Hosts: []string{gitoliteName}, Server: fake.server})
@@ -72,10 +75,6 @@ func TestGitoliteAnswersThatDoNotFit(t *testing.T) {
 				t.Errorf("resolve: %v", err)
 			}
 		})
-	}
-	p := helperThatSays(t, greets, func(string) string { return yes })
-	if got := access(t, p, "alice", stampB); got == forge.Read {
-		t.Error("an answer to another question is taken")
 	}
 }
 
