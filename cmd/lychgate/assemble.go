@@ -31,18 +31,19 @@ type runner func(ctx context.Context) error
 
 // decider is all that is needed to decide: serve puts doors and a journal around it, explain asks it.
 type decider struct {
-	cfg        *config.Config
-	log        *slog.Logger
-	db         *sqldb.DB
-	redis      *redisdb.DB // nil when this node is alone
-	hub        *forge.Hub
-	caches     []*forge.Cache
-	providers  map[string]forge.Provider // by the forge's name, without their caches
-	watched    *forgeMetrics
-	forges     *forge.Multi
-	policy     *policy.Engine
-	authorizer *authz.Authorizer
-	runners    []runner
+	cfg         *config.Config
+	log         *slog.Logger
+	db          *sqldb.DB
+	redis       *redisdb.DB // nil when this node is alone
+	hub         *forge.Hub
+	caches      []*forge.Cache
+	providers   map[string]forge.Provider // by the forge's name, without their caches
+	passthrough []authn.Authenticator     // for tokens of forges
+	watched     *forgeMetrics
+	forges      *forge.Multi
+	policy      *policy.Engine
+	authorizer  *authz.Authorizer
+	runners     []runner
 }
 
 // newDecider opens the database and loads the forges and the policy. It shares nothing with other nodes: a command that asks once

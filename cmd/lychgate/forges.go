@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -201,7 +204,65 @@ func (d *decider) newProvider(f *config.Forge) (forge.Provider, error) {
 	case "gitolite":
 		return forge.NewGitolite(forge.GitoliteConfig{Name: f.Name, Server: sshServer(f), Hosts: f.Hosts, HookSecret: hookSecret, Logger: d.log})
 	}
+	return d.newOtherProvider(f, client, hookSecret)
+}
+
+// newOtherProvider makes what asks servers that have an interface of their own, or none.
+func (d *decider) newOtherProvider(f *config.Forge, client *http.Client, hookSecret authn.Secret) (forge.Provider, error) {
+	switch f.Type {
+	case "gerrit":
+		return forge.NewGerrit(forge.GerritConfig{
+			Name: f.Name, URL: f.URL, Hosts: f.Hosts, User: f.TokenUser, Token: f.Token.Read, RunAs: f.RunAs, Refs: f.Refs,
+			Stream: sshServer(f), HTTP: client, Logger: d.log,
+		})
+	case "callback":
+		secret, err := f.Secret.Read()
+		if err != nil {
+			return nil, fmt.Errorf("secret: %w", err)
+		}
+		return forge.NewCallback(forge.CallbackConfig{
+			Name: f.Name, URL: f.URL, Hosts: f.Hosts, Secret: secret, Questions: f.Questions, HTTP: client, HookSecret: hookSecret, Logger: d.log,
+		})
+	case "probe":
+		return d.newProbe(f, client)
+	}
 	return nil, fmt.Errorf("type %q is not known", f.Type)
+}
+
+// What is kept of tokens that people show for a probe.
+const (
+	heldTokens    = 20_000
+	heldTokenLife = 12 * time.Hour
+)
+
+// newProbe makes what asks a server with people's own tokens, and what takes those for credentials.
+func (d *decider) newProbe(f *config.Forge, client *http.Client) (forge.Provider, error) {
+	key, err := tokenKey(d.cfg)
+	if err != nil {
+		return nil, fmt.Errorf("read the token key: %w", err)
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("ids of held tokens"))
+	held, err := authn.NewHeldTokens(authn.NewSecret(hex.EncodeToString(mac.Sum(nil))), heldTokens, heldTokenLife, nil)
+	if err != nil {
+		return nil, err
+	}
+	cfg := forge.ProbeConfig{
+		Name: f.Name, URL: f.URL, Hosts: f.Hosts, Check: f.Check, BasicUser: f.TokenUser, PlainPaths: f.PlainPaths, Held: held, HTTP: client, Logger: d.log,
+	}
+	if !f.Token.IsZero() {
+		cfg.Token = f.Token.Read
+	}
+	probe, err := forge.NewProbe(cfg)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := authn.NewPassthrough(authn.PassthroughConfig{Forge: f.Name, Prefixes: f.Prefixes, Held: held, Verifier: probe})
+	if err != nil {
+		return nil, err
+	}
+	d.passthrough = append(d.passthrough, shown)
+	return probe, nil
 }
 
 func sshServer(f *config.Forge) forge.SSHServer {

@@ -25,8 +25,19 @@ type Forge struct {
 	// Token is what the gate shows the server. The operator guide lists the rights that it needs. It is read anew for each
 	// request. Required for gitlab, github, gitea, bitbucket and gerrit.
 	Token Secret `yaml:"token"`
-	// TokenUser is the user of an HTTP password, for gerrit.
+	// TokenUser is the user of an HTTP password, for gerrit, or what goes with a token where HTTP wants a user, for probe.
 	TokenUser string `yaml:"token_user"`
+	// RunAs asks gerrit for all that a user sees at once, as that user. It needs the capability Run As. Default false.
+	RunAs bool `yaml:"run_as"`
+	// Refs must all be readable to who reads a project of gerrit, such as refs/heads/main. Default: any branch is enough.
+	Refs []string `yaml:"refs"`
+	// Questions are those that a callback answers beside access: of resolve, user, key and identity.
+	Questions []string `yaml:"questions"`
+	// Prefixes are what the tokens begin with that are shown to probe, such as glpat-. Required there: whatever begins so is shown to
+	// the server.
+	Prefixes []string `yaml:"prefixes"`
+	// PlainPaths asks for repositories without .git at the end, for probe.
+	PlainPaths bool `yaml:"plain_paths"`
 	// CA is a PEM file with the authorities that verify the server. Default: the system's.
 	CA Path `yaml:"ca"`
 	// Client is the certificate that the gate shows the server. Default none.
@@ -95,10 +106,10 @@ var forgeKeys = map[string][]string{
 	"github":    {"url!", "hosts", "token!", "ca", "client", "hook_secret", "rate", "concurrency", "orgs", "site_admin"},
 	"gitea":     {"url!", "hosts", "token!", "ca", "client", "hook_secret", "rate", "concurrency"},
 	"bitbucket": {"url!", "hosts", "token!", "ca", "client", "hook_secret", "rate", "concurrency", "nobody"},
-	"gerrit":    {"url!", "hosts", "token!", "token_user!", "ca", "client", "rate", "concurrency", "ssh"},
+	"gerrit":    {"url!", "hosts", "token!", "token_user!", "run_as", "refs", "ca", "client", "rate", "concurrency", "ssh"},
 	"gitolite":  {"hosts!", "ssh!", "hook_secret"},
-	"callback":  {"url!", "hosts!", "secret!", "ca", "client", "hook_secret", "rate", "concurrency"},
-	"probe":     {"url!", "hosts", "check!", "ca", "client", "rate", "concurrency"},
+	"callback":  {"url!", "hosts!", "secret!", "questions", "ca", "client", "hook_secret", "rate", "concurrency"},
+	"probe":     {"url!", "hosts", "check!", "prefixes!", "plain_paths", "token", "token_user", "ca", "client", "rate", "concurrency"},
 }
 
 // forgeTypes is their order in messages.
@@ -152,6 +163,11 @@ var forgeHints = map[string]string{
 	"hosts":       "the hosts that SRC_URI names, such as [git.example.com]",
 	"token":       "where the gate's token is: file:PATH or env:NAME",
 	"token_user":  "the user whose HTTP password the token is",
+	"run_as":      "true or false",
+	"refs":        "a list such as [refs/heads/main]",
+	"questions":   "a list of resolve, user, key and identity",
+	"prefixes":    "what the forge's tokens begin with, such as [glpat-]",
+	"plain_paths": "true or false",
 	"ca":          "a PEM file",
 	"client":      "cert and key in PEM",
 	"hook_secret": "where the secret of its hooks is: file:PATH or env:NAME",
@@ -193,6 +209,11 @@ func (p *parser) checkForgeValues(key string, f *Forge) {
 		at := fmt.Sprintf("%s.identities[%d]", key, i)
 		p.required(at+".issuer", id.Issuer == "", "as in the iss of its tokens")
 		p.required(at+".provider", id.Provider == "", "what the forge calls it, such as openid_connect")
+	}
+	for i, q := range f.Questions {
+		if !slices.Contains([]string{"resolve", "user", "key", "identity"}, q) {
+			p.add(fmt.Sprintf("%s.questions[%d]", key, i), fmt.Sprintf("no such question: %q", q), "known are resolve, user, key and identity")
+		}
 	}
 	if p.given(key + ".client") {
 		p.required(key+".client.cert", f.Client.Cert == "", "the certificate in PEM")
