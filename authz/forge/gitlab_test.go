@@ -861,7 +861,9 @@ func TestGitLabOneOfTwoWaitersLeaves(t *testing.T) {
 	g, err := forge.NewGitLab(forge.GitLabConfig{
 		Name: "gitlab", URL: f.server.URL, Token: fixedToken(gitlabToken),
 		HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
-			asked <- struct{}{}
+			if strings.HasSuffix(r.URL.Path, "/projects/"+lib.ID) {
+				asked <- struct{}{}
+			}
 			select {
 			case <-release:
 				return http.DefaultTransport.RoundTrip(r)
@@ -881,14 +883,17 @@ func TestGitLabOneOfTwoWaitersLeaves(t *testing.T) {
 	}
 	go ask(first, left)
 	<-asked
-	go ask(t.Context(), stayed)
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("who left: %v", err)
 	}
+	go ask(t.Context(), stayed)
 	close(release)
 	if err := <-stayed; err != nil {
 		t.Errorf("who stayed: %v", err)
+	}
+	if len(asked) > 0 {
+		t.Error("the project is asked about again")
 	}
 }
 
