@@ -80,7 +80,9 @@ func (w *truth) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]
 	return facts, nil
 }
 
-func (w *truth) User(_ context.Context, id string) (User, error) {
+func (w *truth) User(_ context.Context, id string) (User, error) { return w.user(id) }
+
+func (w *truth) user(id string) (User, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls++
@@ -94,7 +96,7 @@ func (w *truth) User(_ context.Context, id string) (User, error) {
 	return u, nil
 }
 
-func (w *truth) UserByName(_ context.Context, name string) (User, error) { return w.User(nil, name) }
+func (w *truth) UserByName(_ context.Context, name string) (User, error) { return w.user(name) }
 
 func (w *truth) KeyOwner(_ context.Context, fingerprint string) (User, error) {
 	w.mu.Lock()
@@ -184,9 +186,8 @@ type wire struct {
 
 // wireNode is one node's end of a wire.
 type wireNode struct {
-	wire    *wire
-	read    int // of the log
-	applied uint64
+	wire *wire
+	read int // of the log
 }
 
 func newWire() *wire { return &wire{cut: map[*wireNode]bool{}} }

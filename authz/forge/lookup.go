@@ -217,8 +217,8 @@ func (l *lookups) makeRoom(now time.Time) {
 	}
 }
 
-// noDirectory says that the forge behind cannot tell the state of its users.
-var noDirectory = errors.New("it cannot tell the state of its users")
+// errNoDirectory says that the forge behind cannot tell the state of its users.
+var errNoDirectory = errors.New("it cannot tell the state of its users")
 
 func userFound(u User, err error) found { return found{user: u, owns: true, err: err} }
 
@@ -227,7 +227,7 @@ func (c *Cache) User(ctx context.Context, id string) (User, error) {
 	f, err := c.find(ctx, lookup{what: "user", arg: id, life: hardLimit, ask: func(ctx context.Context) found {
 		d, ok := c.config.Provider.(Directory)
 		if !ok {
-			return found{err: noDirectory}
+			return found{err: errNoDirectory}
 		}
 		u, err := d.User(ctx, id)
 		if err == nil && u.ID != id {
@@ -246,7 +246,7 @@ func (c *Cache) UserByName(ctx context.Context, name string) (User, error) {
 	f, err := c.find(ctx, lookup{what: "name", arg: name, life: softLimit, ask: func(ctx context.Context) found {
 		d, ok := c.config.Provider.(Directory)
 		if !ok {
-			return found{err: noDirectory}
+			return found{err: errNoDirectory}
 		}
 		return userFound(d.UserByName(ctx, name))
 	}})

@@ -216,7 +216,7 @@ func (d *decider) newOtherProvider(f *config.Forge, client *http.Client, hookSec
 			Stream: sshServer(f), HTTP: client, Logger: d.log,
 		})
 	case "callback":
-		secret, err := f.Secret.Read()
+		secret, err := readOptional(f.Secret)
 		if err != nil {
 			return nil, fmt.Errorf("secret: %w", err)
 		}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -22,7 +23,7 @@ type Forge struct {
 	URL string `yaml:"url"`
 	// Hosts are the hosts that sources name, HOST or HOST:PORT. Default: the URL's. A static forge has its own in the file.
 	Hosts []string `yaml:"hosts"`
-	// Token is what the gate shows the server. The operator guide lists the rights that it needs. It is read anew for each
+	// Token is what the gate shows the server; docs/forges.md lists the rights that it needs. It is read anew for each
 	// request. Required for gitlab, github, gitea, bitbucket and gerrit.
 	Token Secret `yaml:"token"`
 	// TokenUser is the user of an HTTP password, for gerrit, or what goes with a token where HTTP wants a user, for probe.
@@ -44,7 +45,7 @@ type Forge struct {
 	Client KeyPair `yaml:"client"`
 	// HookSecret signs what the server posts to /v1/hooks/NAME. Default: nothing that it posts is believed.
 	HookSecret Secret `yaml:"hook_secret"`
-	// Secret authenticates questions and answers of a callback, and is required there.
+	// Secret authenticates questions and answers of a callback. Required there, unless Client does over https.
 	Secret Secret `yaml:"secret"`
 	// Rate is how many requests a second the server is asked at most. Default 20.
 	Rate int `yaml:"rate"`
@@ -76,7 +77,7 @@ type ForgeIdentity struct {
 type ForgeSSH struct {
 	// Address is HOST:PORT. Required with the others.
 	Address string `yaml:"address"`
-	// User is whom the gate signs in as. Default git.
+	// User is whom the gate signs in as. Default: token_user for gerrit, git for gitolite.
 	User string `yaml:"user"`
 	// Key is a private key in OpenSSH's format. Required with the others.
 	Key Path `yaml:"key"`
@@ -108,7 +109,7 @@ var forgeKeys = map[string][]string{
 	"bitbucket": {"url!", "hosts", "token!", "ca", "client", "hook_secret", "rate", "concurrency", "nobody"},
 	"gerrit":    {"url!", "hosts", "token!", "token_user!", "run_as", "refs", "ca", "client", "rate", "concurrency", "ssh"},
 	"gitolite":  {"hosts!", "ssh!", "hook_secret"},
-	"callback":  {"url!", "hosts!", "secret!", "questions", "ca", "client", "hook_secret", "rate", "concurrency"},
+	"callback":  {"url!", "hosts!", "secret", "questions", "ca", "client", "hook_secret", "rate", "concurrency"},
 	"probe":     {"url!", "hosts", "check!", "prefixes!", "plain_paths", "token", "token_user", "ca", "client", "rate", "concurrency"},
 }
 
@@ -210,6 +211,9 @@ func (p *parser) checkForgeValues(key string, f *Forge) {
 		p.required(at+".issuer", id.Issuer == "", "as in the iss of its tokens")
 		p.required(at+".provider", id.Provider == "", "what the forge calls it, such as openid_connect")
 	}
+	if f.Type == "callback" && f.Secret.IsZero() && f.Client.IsZero() && p.sound(key+".secret") {
+		p.add(key+".secret", "required, and not given", "where the secret that the program shares is: file:PATH or env:NAME; or give client, and an https url")
+	}
 	for i, q := range f.Questions {
 		if !slices.Contains([]string{"resolve", "user", "key", "identity"}, q) {
 			p.add(fmt.Sprintf("%s.questions[%d]", key, i), fmt.Sprintf("no such question: %q", q), "known are resolve, user, key and identity")
@@ -224,7 +228,7 @@ func (p *parser) checkForgeValues(key string, f *Forge) {
 		p.required(key+".ssh.key", f.SSH.Key == "", "a private key in OpenSSH's format")
 		p.required(key+".ssh.host_keys", f.SSH.HostKeys == "", "a file as known_hosts, with the keys of the server")
 		if f.SSH.User == "" {
-			f.SSH.User = "git"
+			f.SSH.User = cmp.Or(f.TokenUser, "git")
 		}
 	}
 }

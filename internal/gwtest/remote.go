@@ -43,8 +43,10 @@ const HookSecret = "the hook's secret"
 func NewRemote() *Remote {
 	r := &Remote{users: map[string]forge.User{}, reads: map[[2]string]bool{}, keys: map[string]string{}, gone: map[string]bool{}}
 	for _, u := range []forge.User{
-		{ID: "1", Name: "alice", Kind: authn.Human}, {ID: "2", Name: "bob", Kind: authn.Human},
-		{ID: "3", Name: "carol", Kind: authn.Human}, {ID: "5", Name: "ci", Kind: authn.CI},
+		{ID: "1", Name: "alice", Kind: authn.Human},
+		{ID: "2", Name: "bob", Kind: authn.Human},
+		{ID: "3", Name: "carol", Kind: authn.Human},
+		{ID: "5", Name: "ci", Kind: authn.CI},
 	} {
 		r.users[u.ID] = u
 		r.keys[ssh.FingerprintSHA256(SSHSigner(u.Name).PublicKey())] = u.ID
