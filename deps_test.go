@@ -70,6 +70,7 @@ var testOnly = map[string]string{
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
 	"internal/gwtest/gitea":         "a real Gitea, for tests; its server is in a module of its own, as hundreds of packages that no gate runs stay out of go.mod",
 	"internal/gwtest/redis":         "real Redis servers, for tests",
+	"internal/gwtest/forgegate":     "a gate in front of a git server of the conformance suite",
 	"internal/bench":                "programs that measure; nothing is built on them",
 	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
@@ -123,6 +124,7 @@ var modules = map[string]struct {
 	},
 	"github.com/schollz/progressbar/v3":                 {packages: []string{"internal/client", "cmd/lychgate"}, why: "push shows how far it is"},
 	"github.com/secure-systems-lab/go-securesystemslib": {packages: []string{"authz/provenance"}, why: "DSSE's pre-authentication encoding"},
+	"github.com/sony/gobreaker/v2":                      {packages: []string{"authz/forge"}, why: "a git server that fails is asked by a probe alone"},
 	"github.com/spf13/cobra":                            {packages: []string{"cmd/lychgate"}, why: "the command line"},
 	"go.yaml.in/yaml/v3":                                {packages: []string{"internal/config", "authz/forge"}, why: "the two documents people write: the configuration and the static forge"},
 	"golang.org/x/crypto": {
@@ -141,7 +143,7 @@ var modules = map[string]struct {
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
 	"golang.org/x/sys":   {packages: []string{"gateway/audit", "gateway/upstream", "gateway", "internal/sqldb"}, why: "system calls that the standard library lacks"},
 	"golang.org/x/term":  {packages: []string{"internal/client", "cmd/lychgate"}, why: "is a person watching?"},
-	"golang.org/x/time":  {packages: []string{"gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
+	"golang.org/x/time":  {packages: []string{"authz/forge", "gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
 	"modernc.org/sqlite": {packages: []string{"internal/sqldb"}, why: "records in one file, without cgo"},
 
 	"github.com/google/go-cmp":        {tests: true, why: "differences that can be read"},

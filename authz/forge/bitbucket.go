@@ -97,7 +97,7 @@ func NewBitbucket(c BitbucketConfig) (*Bitbucket, error) {
 		repos: make(map[string]bitbucketPlace), slugs: make(map[string]string),
 	}
 	if len(b.hosts) == 0 {
-		b.hosts = []string{urlHost(api.base)}
+		b.hosts = []string{locatorHost(api.base)}
 	}
 	return b, nil
 }
@@ -219,7 +219,7 @@ func (b *Bitbucket) locate(ctx context.Context, q *inquiry) error {
 	missing := false
 	for _, i := range q.open() {
 		id := q.facts[i].Repo.ID
-		if _, ok := decimalID(id); !ok {
+		if _, ok := numericID(id); !ok {
 			q.answer(i, None)
 			continue
 		}
@@ -279,7 +279,7 @@ func (b *Bitbucket) access(ctx context.Context, u bitbucketUser, id string) (bit
 		case err != nil && !hasStatus(err, http.StatusNotFound):
 			return repo, Unknown, fmt.Errorf("ask about repository %s: %w", id, err)
 		case again > 0:
-			return repo, Unknown, fmt.Errorf("ask about repository %s: %w", id, errLies)
+			return repo, Unknown, fmt.Errorf("ask about repository %s: %w", id, errOtherThing)
 		}
 		if err := b.find(ctx); err != nil {
 			return repo, Unknown, err
@@ -338,7 +338,8 @@ func (b *Bitbucket) nobodyMay(ctx context.Context, repo bitbucketRepo) error {
 		return fmt.Errorf("ask about the user %q: %w", b.config.Nobody, err)
 	}
 	if may {
-		return fmt.Errorf("the user %q, who may read nothing, may read repository %d: the filter by permission does not work, or that user has a right", b.config.Nobody, repo.ID)
+		return fmt.Errorf("the user %q, who may read nothing, may read repository %d: the filter by permission does not work, or that user has a right",
+			b.config.Nobody, repo.ID)
 	}
 	return nil
 }
@@ -358,7 +359,7 @@ func (b *Bitbucket) public(ctx context.Context, repo bitbucketRepo) (Access, err
 	case err != nil:
 		return Unknown, err
 	case seen.ID != repo.ID:
-		return Unknown, errLies
+		return Unknown, errOtherThing
 	}
 	return Read, nil
 }
@@ -385,7 +386,7 @@ func (b *Bitbucket) Resolve(ctx context.Context, l source.Locator) (Repo, bool, 
 	case err != nil:
 		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), err)
 	case repo.ID <= 0:
-		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), errLies)
+		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), errOtherThing)
 	}
 	id := strconv.FormatInt(repo.ID, 10)
 	b.mu.Lock()
@@ -396,7 +397,7 @@ func (b *Bitbucket) Resolve(ctx context.Context, l source.Locator) (Repo, bool, 
 
 // byID returns the user with an id: where the id was last seen, or else by a look through all users.
 func (b *Bitbucket) byID(ctx context.Context, id string) (bitbucketUser, error) {
-	if _, ok := decimalID(id); !ok {
+	if _, ok := numericID(id); !ok {
 		return bitbucketUser{}, fmt.Errorf("look up user by id %q: %w", clip(id), ErrNoUser)
 	}
 	b.mu.Lock()

@@ -33,8 +33,9 @@ func (b *Bitbucket) Check(ctx context.Context, canary string) []Finding {
 func (b *Bitbucket) checkToken(ctx context.Context) Finding {
 	const hint = "make an HTTP access token of a system administrator, with the permission to administer projects"
 	for what, segments := range map[string][]string{
-		"list the users": {"rest", "api", "latest", "admin", "users"}, "list the repositories": {"rest", "api", "latest", "repos"},
-		"list SSH keys": {"rest", "ssh", "latest", "keys"},
+		"list the users":        {"rest", "api", "latest", "admin", "users"},
+		"list the repositories": {"rest", "api", "latest", "repos"},
+		"list SSH keys":         {"rest", "ssh", "latest", "keys"},
 	} {
 		switch err := b.api.get(ctx, url.Values{"limit": {"1"}}, nil, segments...); {
 		case hasStatus(err, http.StatusUnauthorized):
@@ -61,7 +62,10 @@ func (b *Bitbucket) checkHook() Finding {
 func (b *Bitbucket) checkLog(ctx context.Context) Finding {
 	log := bitbucketLog{seen: make(map[[32]byte]time.Time)}
 	if err := b.readLog(ctx, &log, func(Event) {}); err != nil {
-		return Finding{"audit log", Doubtful, err.Error(), "give the token's owner the right to see the audit log, and set its coverage of permissions and users to Base or more"}
+		return Finding{
+			"audit log", Doubtful, err.Error(),
+			"give the token's owner the right to see the audit log, and set its coverage of permissions and users to Base or more",
+		}
 	}
 	return Finding{What: "audit log", Detail: "it can be read"}
 }

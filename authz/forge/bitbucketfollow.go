@@ -179,7 +179,7 @@ func (e bitbucketEntry) events(forge string) []Event {
 	all := []Event{{Forge: forge, Why: why}}
 	var named []Event
 	for _, o := range e.Objects {
-		_, ok := decimalID(o.ID)
+		_, ok := numericID(o.ID)
 		switch kind := strings.ToUpper(o.Type); {
 		case ok && kind == "REPOSITORY":
 			named = append(named, Event{Forge: forge, Repo: o.ID, Why: why})

@@ -99,7 +99,7 @@ func (b *Bitbucket) keysOf(ctx context.Context, u bitbucketUser) ([]string, erro
 	now := b.config.Now()
 	err := bitbucketAll(ctx, b.api, url.Values{"user": {u.Slug}, "userName": {u.Name}}, func(k bitbucketKey) bool {
 		if k.User != nil && k.User.ID != u.ID {
-			lie = errLies
+			lie = errOtherThing
 			return false
 		}
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(k.Text))
@@ -210,7 +210,7 @@ func (b *Bitbucket) ownersAmong(ctx context.Context, users map[string]bitbucketU
 		owners = make(map[string]string)
 	)
 	asking, ctx := errgroup.WithContext(ctx)
-	asking.SetLimit(maxAsking)
+	asking.SetLimit(parallelQuestions)
 	for id, u := range users {
 		asking.Go(func() error {
 			keys, err := b.keysOf(ctx, u)

@@ -92,18 +92,9 @@ func NewGitea(c GiteaConfig) (*Gitea, error) {
 	}
 	g := &Gitea{config: c, api: api, hosts: c.Hosts, mount: strings.Trim(api.base.Path, "/")}
 	if len(g.hosts) == 0 {
-		g.hosts = []string{urlHost(api.base)}
+		g.hosts = []string{locatorHost(api.base)}
 	}
 	return g, nil
-}
-
-// urlHost returns the host of u as a source's locator has it.
-func urlHost(u *url.URL) string {
-	port := u.Port()
-	if port == "" || u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
-		return strings.ToLower(strings.TrimSuffix(u.Host, ":"+port))
-	}
-	return strings.ToLower(u.Host)
 }
 
 // Hosts returns the hosts the forge owns.
@@ -146,12 +137,6 @@ func (g *Gitea) get(ctx context.Context, login string, query url.Values, out any
 		header.Set("Sudo", login)
 	}
 	return g.api.do(ctx, http.MethodGet, query, header, nil, out, append([]string{"api", "v1"}, segments...)...)
-}
-
-// decimalID reads an id as servers count them: a positive number in the one way to write it.
-func decimalID(id string) (int64, bool) {
-	n, err := strconv.ParseInt(id, 10, 64)
-	return n, err == nil && n > 0 && strconv.FormatInt(n, 10) == id
 }
 
 // giteaName is what Gitea and Forgejo allow as the name of an account or a repository.
@@ -207,7 +192,7 @@ func (g *Gitea) inquire(ctx context.Context, q *inquiry, login string) error {
 
 // access asks about one repository by its id. What the user may not see at all is answered with 404.
 func (g *Gitea) access(ctx context.Context, login, id string) (Access, error) {
-	n, ok := decimalID(id)
+	n, ok := numericID(id)
 	if !ok {
 		return None, nil
 	}
@@ -218,7 +203,7 @@ func (g *Gitea) access(ctx context.Context, login, id string) (Access, error) {
 	case err != nil:
 		return Unknown, fmt.Errorf("ask about repository %s: %w", id, err)
 	case repo.ID != n:
-		return Unknown, fmt.Errorf("ask about repository %s: %w", id, errLies)
+		return Unknown, fmt.Errorf("ask about repository %s: %w", id, errOtherThing)
 	}
 	return repo.access(), nil
 }
@@ -230,7 +215,7 @@ func (g *Gitea) list(ctx context.Context, q *inquiry, login string) error {
 	query := url.Values{"private": {"true"}, "sort": {"id"}, "order": {"asc"}, "limit": {strconv.Itoa(giteaPage)}}
 	places := make(map[int64][]int)
 	for _, i := range open {
-		n, _ := decimalID(q.facts[i].Repo.ID)
+		n, _ := numericID(q.facts[i].Repo.ID)
 		places[n] = append(places[n], i)
 	}
 	for page := range 2 + len(open)/2 {
@@ -267,14 +252,14 @@ func (g *Gitea) impersonated(ctx context.Context, u giteaUser) (giteaUser, error
 		return giteaUser{}, fmt.Errorf("ask who is asked for: %w", err)
 	}
 	if self.ID != u.ID {
-		return giteaUser{}, fmt.Errorf("ask who is asked for: %w: the user was renamed meanwhile, or the header Sudo is lost on the way", errLies)
+		return giteaUser{}, fmt.Errorf("ask who is asked for: %w: the user was renamed meanwhile, or the header Sudo is lost on the way", errOtherThing)
 	}
 	return self, nil
 }
 
 // byID returns the user with an id. Without a valid uid the search returns everybody.
 func (g *Gitea) byID(ctx context.Context, id string) (giteaUser, error) {
-	n, ok := decimalID(id)
+	n, ok := numericID(id)
 	if !ok {
 		return giteaUser{}, fmt.Errorf("look up user by id %q: %w", clip(id), ErrNoUser)
 	}
@@ -291,7 +276,7 @@ func (g *Gitea) byID(ctx context.Context, id string) (giteaUser, error) {
 	case len(found.Data) == 0:
 		return giteaUser{}, fmt.Errorf("look up user by id %s: %w", id, ErrNoUser)
 	case len(found.Data) > 1 || found.Data[0].ID != n || !giteaAccount(found.Data[0].Login):
-		return giteaUser{}, fmt.Errorf("look up user by id %s: %w", id, errLies)
+		return giteaUser{}, fmt.Errorf("look up user by id %s: %w", id, errOtherThing)
 	}
 	return g.seen(ctx, found.Data[0])
 }
@@ -347,7 +332,7 @@ func (g *Gitea) Resolve(ctx context.Context, l source.Locator) (Repo, bool, erro
 	case err != nil:
 		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), err)
 	case repo.ID <= 0:
-		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), errLies)
+		return Repo{}, true, fmt.Errorf("resolve %q: %w", clip(l.Host+"/"+l.Path), errOtherThing)
 	}
 	return Repo{Forge: g.config.Name, ID: strconv.FormatInt(repo.ID, 10)}, true, nil
 }
@@ -382,7 +367,7 @@ func giteaOwner(keys []giteaKey, fingerprint string) (giteaUser, error) {
 	for _, k := range keys {
 		switch {
 		case k.Fingerprint != fingerprint:
-			return giteaUser{}, errLies
+			return giteaUser{}, errOtherThing
 		case k.Type == "deploy":
 			return giteaUser{}, ErrDeployKey
 		case k.Type == "":

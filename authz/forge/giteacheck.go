@@ -114,7 +114,10 @@ func (g *Gitea) checkHook(ctx context.Context) Finding {
 	}
 	err := g.get(ctx, "", url.Values{"type": {"system"}}, &hooks, "admin", "hooks")
 	if err != nil {
-		return Finding{"hook", Doubtful, "the server does not say whether there is one: " + err.Error(), "give the token the scope read:admin, or look at the site administration"}
+		return Finding{
+			"hook", Doubtful, "the server does not say whether there is one: " + err.Error(),
+			"give the token the scope read:admin, or look at the site administration",
+		}
 	}
 	for _, h := range hooks {
 		if h.Active && slices.Contains(h.Events, "repository") && strings.HasSuffix(h.Config.URL, "/v1/hooks/"+g.config.Name) {

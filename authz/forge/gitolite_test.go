@@ -23,6 +23,7 @@ import (
 	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/authz/forge/forgetest"
 	"github.com/lychgate/lychgate/authz/source"
+	"github.com/lychgate/lychgate/internal/gwtest/forgegate"
 )
 
 // gitolite is a real gitolite behind a real sshd, in a home of its own, for one test at a time. Its administrator works in
@@ -39,6 +40,8 @@ type gitolite struct {
 	files map[string]string          // of keydir
 	dirty bool
 	count int
+
+	signers map[string]ssh.Signer // of AddKey, by fingerprint
 }
 
 var (
@@ -55,6 +58,7 @@ func TestGitolite(t *testing.T) {
 	t.Run("Forge", func(t *testing.T) {
 		forgetest.Run(t, func(t *testing.T) forgetest.World { return g.open(t) })
 	})
+	t.Run("Gate", func(t *testing.T) { forgegate.Run(t, g.open(t)) })
 	for name, run := range map[string]func(*testing.T, *gitolite){
 		"UserWithoutKeyKeepsNothing": gitoliteUserWithoutKey, "GroupIsNoUser": gitoliteGroupIsNoUser, "DenyRules": gitoliteDenyRules,
 		"KeyOfTwoUsersIsNobodys": gitoliteKeyOfTwoUsers, "KeydirNames": gitoliteKeydirNames, "CaseTwins": gitoliteCaseTwins,
@@ -87,7 +91,7 @@ func (g *gitolite) open(t *testing.T) *gitolite {
 	g.wire.setCut(true) // the helpers of the test before end
 	g.wire.setCut(false)
 	w := *g
-	w.t, w.repos, w.extra, w.files = t, map[string]map[string]bool{}, map[string]string{}, map[string]string{}
+	w.t, w.repos, w.extra, w.files, w.signers = t, map[string]map[string]bool{}, map[string]string{}, map[string]string{}, map[string]ssh.Signer{}
 	bare, err := filepath.Glob(g.path("repositories/*"))
 	if err != nil {
 		t.Fatal(err)
@@ -248,10 +252,14 @@ func (g *gitolite) Settle() {
 // key adds a file to keydir.
 func (g *gitolite) key(file string) (fingerprint string) {
 	g.t.Helper()
-	_, line := keyFile(g.t, filepath.Join(g.t.TempDir(), "key"))
+	key, line := newKeyFile(g.t, filepath.Join(g.t.TempDir(), "key"))
 	g.files[file], g.dirty = line+" a comment\n", true
-	return ssh.FingerprintSHA256(publicKey(g.t, line))
+	fingerprint = ssh.FingerprintSHA256(key.PublicKey())
+	g.signers[fingerprint] = key
+	return fingerprint
 }
+
+func (g *gitolite) Signer(fingerprint string) ssh.Signer { return g.signers[fingerprint] }
 
 func (g *gitolite) AddUser(name string) { g.t.Helper(); g.key(name + ".pub") }
 

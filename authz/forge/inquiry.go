@@ -2,19 +2,12 @@ package forge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// maxAsking bounds the requests that one inquiry has under way.
-const maxAsking = 8
-
-// errLies says that a forge answered about something else than it was asked about: nothing it said is believed.
-var errLies = errors.New("answered about another id than it was asked about")
 
 // inquiry is one call of Access at a forge that is asked repository by repository. All its facts are as old as its first
 // request: what changed while it went on may be in them, or not.
@@ -69,7 +62,7 @@ func (q *inquiry) none(why string) []Fact {
 // ask asks about each repository without an answer. One that fails stays Unknown, and the others are asked all the same.
 func (q *inquiry) ask(ctx context.Context, one func(ctx context.Context, id string) (Access, error)) {
 	var asking errgroup.Group
-	asking.SetLimit(maxAsking)
+	asking.SetLimit(parallelQuestions)
 	for _, i := range q.open() {
 		asking.Go(func() error {
 			a, err := one(ctx, q.facts[i].Repo.ID)

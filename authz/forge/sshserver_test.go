@@ -19,20 +19,27 @@ import (
 // keyFile writes a new private key and returns its name and the line of its public key.
 func keyFile(t *testing.T, name string) (file, line string) {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	_, line = newKeyFile(t, name)
+	return name, line
+}
+
+// newKeyFile is keyFile for who needs the key itself.
+func newKeyFile(t *testing.T, name string) (key ssh.Signer, line string) {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, err := ssh.MarshalPrivateKey(key, "")
+	block, err := ssh.MarshalPrivateKey(private, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := ssh.NewSignerFromKey(key)
+	key, err = ssh.NewSignerFromKey(private)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, name, string(pem.EncodeToMemory(block)))
-	return name, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	return key, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))
 }
 
 func publicKey(t *testing.T, line string) ssh.PublicKey {

@@ -87,6 +87,7 @@ type Options struct {
 	SSHLimits    sshd.Limits
 	SSHObserve   func(sshd.Observation)
 	Provider     forge.Provider // asked through a cache in place of the forge file
+	ForgeName    string         // of Provider; default Forge
 	Bus          forge.Bus      // and Shared: what this gate has in common with other nodes
 	Shared       forge.Shared
 	Uploads      gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
@@ -116,6 +117,7 @@ type Gate struct {
 	Outsider provenance.Signer // of "outsider", whose key is trusted and who may sign for none
 	Stranger provenance.Signer // whose key nobody trusts
 
+	forge    string     // the name of the one forge
 	mu       sync.Mutex // guards users, idle and refusals
 	users    map[string]*User
 	refusals map[authn.Reason]int
@@ -128,7 +130,10 @@ type Gate struct {
 // was: the keys of its signers are the same.
 func New(t testing.TB, o Options) *Gate {
 	t.Helper()
-	g := &Gate{T: t, Dir: o.Dir, users: map[string]*User{}, refusals: map[authn.Reason]int{}, Upstream: &Spy{}}
+	if o.ForgeName == "" {
+		o.ForgeName = Forge
+	}
+	g := &Gate{T: t, Dir: o.Dir, forge: o.ForgeName, users: map[string]*User{}, refusals: map[authn.Reason]int{}, Upstream: &Spy{}}
 	if g.Dir == "" {
 		g.Dir = t.TempDir()
 	}
@@ -188,7 +193,7 @@ func (g *Gate) rules(o Options) {
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
 	g.must(err, "load the forge")
 	g.Hub = forge.NewHub(forge.HubConfig{Bus: o.Bus, Told: []func(forge.Event){g.told}})
-	g.Forges, err = forge.NewMulti(forge.Named{Name: Forge, Provider: g.provider(o)})
+	g.Forges, err = forge.NewMulti(forge.Named{Name: g.forge, Provider: g.provider(o)})
 	g.must(err, "combine the forges")
 	signers := map[string]any{"signers": []any{"ci"}}
 	g.Policy, err = policy.New(policy.Config{Dir: o.Policy, Data: map[string]any{
@@ -197,10 +202,10 @@ func (g *Gate) rules(o Options) {
 	g.must(err, "load the policy")
 	cfg := authz.Config{
 		Records: g.DB, Forge: g.Forges, Directory: g.Forges, Policy: g.Policy, Check: g.Hub.Check, Zones: []artifact.Zone{{Name: "main"}},
-		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{Forge + "/ci"}}},
+		Grants: []authz.Grant{{Role: "writer", Zone: "main", Users: []string{g.forge + "/ci"}}},
 	}
 	for _, name := range o.Admins {
-		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{Forge + "/" + name}})
+		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "main", Users: []string{g.forge + "/" + name}})
 	}
 	if o.Review {
 		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main", Review: true})
@@ -222,7 +227,7 @@ func (g *Gate) provider(o Options) forge.Provider {
 	}
 	var err error
 	g.Cache, err = forge.NewCache(forge.CacheConfig{
-		Name: Forge, Provider: o.Provider, Hub: g.Hub, Shared: o.Shared,
+		Name: g.forge, Provider: o.Provider, Hub: g.Hub, Shared: o.Shared,
 		Changed: func(forge, user string) { g.Authz.Invalidate(forge, user) },
 	})
 	g.must(err, "make a cache")
@@ -378,9 +383,9 @@ func (g *Gate) As(name string) *User {
 	if u, ok := g.users[name]; ok {
 		return u
 	}
-	account, err := g.Forges.UserByName(context.Background(), Forge, name)
+	account, err := g.Forges.UserByName(context.Background(), g.forge, name)
 	g.must(err, "find the user "+name)
-	p := authn.Principal{Forge: Forge, ID: account.ID, Name: account.Name, Kind: account.Kind}
+	p := authn.Principal{Forge: g.forge, ID: account.ID, Name: account.Name, Kind: account.Kind}
 	secret, _, err := g.Tokens.Mint(context.Background(), authn.Order{Principal: p, TTL: time.Hour, Note: "test"})
 	g.must(err, "mint a token")
 	g.users[name] = g.withToken(secret.Reveal())

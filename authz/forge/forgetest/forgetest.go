@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/authz/source"
@@ -44,6 +46,12 @@ type Blocker interface {
 type Keyring interface {
 	AddKey(user string) (fingerprint string)
 	RemoveKey(user, fingerprint string)
+}
+
+// Signers is for servers whose keys a test can sign with.
+type Signers interface {
+	// Signer returns the key with a fingerprint that AddKey or AddDeployKey returned.
+	Signer(fingerprint string) ssh.Signer
 }
 
 // DeployKeys is for servers with keys that belong to a repository.

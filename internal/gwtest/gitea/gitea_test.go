@@ -16,6 +16,7 @@ import (
 	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/authz/forge/forgetest"
 	"github.com/lychgate/lychgate/authz/source"
+	"github.com/lychgate/lychgate/internal/gwtest/forgegate"
 	"github.com/lychgate/lychgate/internal/gwtest/gitea"
 )
 
@@ -26,6 +27,7 @@ type world struct {
 	*gitea.Server
 	provider *forge.Gitea
 	owner    string
+	keys     map[string]ssh.Signer // by fingerprint
 }
 
 var _ interface {
@@ -42,22 +44,26 @@ func (w world) Settle()                          {} // Gitea does at once what i
 func (w world) AddUser(name string)              { w.Server.AddUser(name) }
 func (w world) Path(name string) string          { return w.owner + "/" + name }
 func (w world) AddRepo(path string, public bool) { w.AddEmptyRepo(path, public) }
-func (w world) AddKey(user string) string {
-	return ssh.FingerprintSHA256(w.Server.AddKey(user).PublicKey())
+func (w world) AddKey(user string) string        { return w.keep(w.Server.AddKey(user)) }
+
+func (w world) AddDeployKey(path string) string { return w.keep(w.Server.AddDeployKey(path)) }
+
+func (w world) keep(key ssh.Signer) string {
+	fingerprint := ssh.FingerprintSHA256(key.PublicKey())
+	w.keys[fingerprint] = key
+	return fingerprint
 }
 
-func (w world) AddDeployKey(path string) string {
-	return ssh.FingerprintSHA256(w.Server.AddDeployKey(path).PublicKey())
-}
+func (w world) Signer(fingerprint string) ssh.Signer { return w.keys[fingerprint] }
 
 // open returns a world without the users of the one before.
 func open(t *testing.T, s *gitea.Server, provider *forge.Gitea, n int) world {
 	here := *s
 	here.T = t
-	for _, name := range []string{"alice", "bob", "mallory"} {
+	for _, name := range []string{"alice", "bob", "ci", "mallory"} {
 		here.Purge(name)
 	}
-	return world{&here, provider, fmt.Sprintf("team%d", n)}
+	return world{&here, provider, fmt.Sprintf("team%d", n), map[string]ssh.Signer{}}
 }
 
 // TestGiteaReal runs the conformance suite and the traps of Gitea against a real one, with a token that has no more rights than the
@@ -84,6 +90,7 @@ func TestGiteaReal(t *testing.T) {
 	t.Run("Conformance", func(t *testing.T) {
 		forgetest.Run(t, func(t *testing.T) forgetest.World { return next(t) })
 	})
+	t.Run("Gate", func(t *testing.T) { forgegate.Run(t, next(t)) })
 	for name, trap := range map[string]func(*testing.T, world){
 		"TeamWithoutCodeUnit": teamWithoutCodeUnit, "Restricted": restricted, "BlockedMayNotRead": blockedMayNotRead, "Commits": commits,
 		"ListedAsAskedOneByOne": listed, "LoginPassesToAnother": loginPasses, "PrivateOrganization": privateOrganization, "Hook": hook, "Check": check,
