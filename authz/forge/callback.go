@@ -3,7 +3,9 @@ package forge
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -91,7 +93,7 @@ func NewCallback(c CallbackConfig) (*Callback, error) {
 		}
 	}
 	if len(c.Hosts) == 0 {
-		c.Hosts = []string{u.Host}
+		c.Hosts = []string{locatorHost(u)}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -217,6 +219,20 @@ func (c *Callback) authentic(header http.Header, nonce string, body []byte) erro
 		return fmt.Errorf("the answer's %s is %.20q: set the clocks of both machines", callbackTime, at)
 	}
 	return nil
+}
+
+// isHexMAC reports whether text is HMAC-SHA256 of the parts under secret, in hexadecimal.
+func isHexMAC(text string, secret authn.Secret, parts ...[]byte) bool {
+	sum, err := hex.DecodeString(text)
+	return err == nil && hmac.Equal(sum, macOf(secret, parts...))
+}
+
+func macOf(secret authn.Secret, parts ...[]byte) []byte {
+	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
+	for _, part := range parts {
+		mac.Write(part)
+	}
+	return mac.Sum(nil)
 }
 
 func readCallbackAnswer(data []byte) (*callbackAnswer, error) {
@@ -477,9 +493,9 @@ type callbackEvent struct {
 func (c *Callback) ReadHook(header http.Header, body []byte) (Delivery, error) {
 	switch {
 	case c.config.HookSecret.IsZero():
-		return Delivery{}, fmt.Errorf("%w: forge %q has no secret for hooks", ErrHook, c.config.Name)
-	case !isHexMAC(header.Get(callbackSignature), c.config.HookSecret, body):
-		return Delivery{}, fmt.Errorf("%w: %s does not match", ErrHook, callbackSignature)
+		return Delivery{}, hookError(c.config.Name, "it has no secret for hooks")
+	case !signedBody(c.config.HookSecret, body, header.Get(callbackSignature)):
+		return Delivery{}, hookError(c.config.Name, callbackSignature+" does not match")
 	}
 	var d callbackDelivery
 	if err := json.Unmarshal(body, &d, json.RejectUnknownMembers(true)); err != nil {

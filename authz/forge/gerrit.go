@@ -92,7 +92,7 @@ func NewGerrit(c GerritConfig) (*Gerrit, error) {
 	}
 	base.prefix = ")]}'"
 	if len(c.Hosts) == 0 {
-		c.Hosts = []string{base.base.Host}
+		c.Hosts = []string{locatorHost(base.base)}
 		if c.Stream.Address != "" {
 			c.Hosts = append(c.Hosts, strings.ToLower(strings.TrimSuffix(c.Stream.Address, ":22")))
 		}

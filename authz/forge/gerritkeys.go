@@ -180,6 +180,7 @@ func (k *gerritKeys) account(ctx context.Context, id string) (gerritOwn, error) 
 	if own.user, err = k.gerrit.User(ctx, id); err != nil {
 		return own, err
 	}
+	own.user.NotAfter = now.Add(hardLimit)
 	if own.keys, err = k.gerrit.sshKeys(ctx, id); err != nil {
 		return own, err
 	}

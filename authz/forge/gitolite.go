@@ -2,9 +2,6 @@ package forge
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -315,9 +312,9 @@ func (g *Gitolite) ReadHook(header http.Header, body []byte) (Delivery, error) {
 	var d gitoliteDelivery
 	switch {
 	case g.config.HookSecret.IsZero():
-		return Delivery{}, fmt.Errorf("%w: forge %q has no secret for hooks", ErrHook, g.config.Name)
-	case !isHexMAC(header.Get("X-Lychgate-Signature"), g.config.HookSecret, body):
-		return Delivery{}, fmt.Errorf("%w: X-Lychgate-Signature does not match", ErrHook)
+		return Delivery{}, hookError(g.config.Name, "it has no secret for hooks")
+	case !signedBody(g.config.HookSecret, body, header.Get("X-Lychgate-Signature")):
+		return Delivery{}, hookError(g.config.Name, "X-Lychgate-Signature does not match")
 	case len(body) > gitoliteMostText:
 		return Delivery{}, fmt.Errorf("%w: it is longer than %d bytes", ErrHook, gitoliteMostText)
 	}
@@ -337,20 +334,6 @@ func (g *Gitolite) ReadHook(header http.Header, body []byte) (Delivery, error) {
 		out.Events = []Event{{Forge: g.config.Name, Repo: d.Stamp, Why: "gitolite trigger POST_CREATE"}}
 	}
 	return out, nil
-}
-
-// isHexMAC reports whether text is HMAC-SHA256 of the parts under secret, in hexadecimal.
-func isHexMAC(text string, secret authn.Secret, parts ...[]byte) bool {
-	sum, err := hex.DecodeString(text)
-	return err == nil && hmac.Equal(sum, macOf(secret, parts...))
-}
-
-func macOf(secret authn.Secret, parts ...[]byte) []byte {
-	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
-	for _, part := range parts {
-		mac.Write(part)
-	}
-	return mac.Sum(nil)
 }
 
 // Check implements [Checker].

@@ -80,7 +80,7 @@ func NewProbe(c ProbeConfig) (*Probe, error) {
 		return nil, fmt.Errorf("forge %q: %w", c.Name, err)
 	}
 	if len(c.Hosts) == 0 {
-		c.Hosts = []string{base.base.Host}
+		c.Hosts = []string{locatorHost(base.base)}
 	}
 	if c.BasicUser == "" {
 		c.BasicUser = "oauth2"

@@ -93,7 +93,7 @@ type rest struct {
 func newREST(base string, client *http.Client) (*rest, error) {
 	u, err := url.Parse(strings.TrimRight(base, "/"))
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("url %q: want https://HOST[:PORT][/PATH]", clip(base))
+		return nil, errors.New("its url: want https://HOST[:PORT][/PATH], without user and password") // which must not be printed
 	}
 	return &rest{base: u, client: client}, nil
 }

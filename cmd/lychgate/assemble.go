@@ -224,7 +224,11 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 	if err := g.assemble(ctx); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
-	g.runners = append(g.runners, journal.Run, g.gateway.Run, d.hub.Run)
+	canary, err := forge.NewCanary(forge.CanaryConfig{Hub: d.hub, Flown: watched.flown(log)})
+	if err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	g.runners = append(g.runners, journal.Run, g.gateway.Run, d.hub.Run, canary.Run)
 	return g, nil
 }
 

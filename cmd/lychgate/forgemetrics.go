@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,8 @@ type forgeMetrics struct {
 	enforced  prometheus.Histogram
 	events    *prometheus.CounterVec
 	rejected  *prometheus.CounterVec
+	canary    *prometheus.GaugeVec
+	lost      prometheus.Counter
 }
 
 func newForgeMetrics() *forgeMetrics {
@@ -37,6 +40,25 @@ func newForgeMetrics() *forgeMetrics {
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lychgate_redis_rejected_total", Help: "What Redis held that no node of this gate had put there, by kind. Above 0 somebody else writes to it.",
 		}, []string{"what"}),
+		canary: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lychgate_canary_seconds", Help: "Time of the last revocation of the gate's canary, which is revoked every 30 seconds: here, and at every node.",
+		}, []string{"where"}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lychgate_canary_lost_total", Help: "Revocations of the canary that were not enforced everywhere in time.",
+		}),
+	}
+}
+
+// flown shows how the canary fared.
+func (m *forgeMetrics) flown(log *slog.Logger) func(here, everywhere time.Duration, err error) {
+	return func(here, everywhere time.Duration, err error) {
+		if err != nil {
+			m.lost.Inc()
+			log.Error("a revocation of the canary was not enforced everywhere in time", "error", err)
+			return
+		}
+		m.canary.WithLabelValues("here").Set(here.Seconds())
+		m.canary.WithLabelValues("everywhere").Set(everywhere.Seconds())
 	}
 }
 
@@ -57,6 +79,9 @@ func (m *forgeMetrics) asked(a forge.Asked) {
 
 // told counts one event that has been enforced here.
 func (m *forgeMetrics) told(e forge.Event) {
+	if e.Forge == forge.CanaryName {
+		return
+	}
 	about := "forge"
 	switch {
 	case e.Forge == "" && e.Key == "":
@@ -79,7 +104,7 @@ func (m *forgeMetrics) refused(what string) { m.rejected.WithLabelValues(what).I
 // register adds what a decider has to show.
 func (m *forgeMetrics) register(r *prometheus.Registry, d *decider) {
 	r.MustRegister(
-		m.questions, m.seconds, m.enforced, m.events, m.rejected,
+		m.questions, m.seconds, m.enforced, m.events, m.rejected, m.canary, m.lost,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lychgate_oldest_fact_seconds", Help: "Age of the oldest answer of a forge that was used since the last scrape; never above 300.",
 		}, d.oldestFact),
