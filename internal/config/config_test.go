@@ -131,6 +131,11 @@ func keys(t reflect.Type) []string {
 }
 
 // replace returns minimal with one line replaced.
+// forgeOf is the minimal document with another forge: what it holds besides its name.
+func forgeOf(rest string) string {
+	return replace("type: static, file: users.yaml", rest)
+}
+
 func replace(old, with string) string {
 	if !strings.Contains(minimal, old) {
 		panic("minimal does not hold " + old)
@@ -272,6 +277,27 @@ var bad = []struct{ name, doc, want string }{
 	{"no forges", replace("forges:\n  - {name: git.example.com, type: static, file: users.yaml}\n", ""), `1:1: forges: required, and not given (without a forge nobody may read anything that is not public; begin with one of type static)`},
 	{"forge without a type", replace(", type: static", ""), `7:5: forges[0].type: required, and not given (write type: static)`},
 	{"forge of an unknown type", replace("type: static", "type: gitsrv"), `7:35: forges[0].type: no such type of forge: "gitsrv" (known are static, gitlab, github, gitea, bitbucket, gerrit, gitolite, callback and probe)`},
+	{"gitlab without url and token", forgeOf(`type: gitlab`), `7:5: forges[0].url: required, and not given (where the server is, such as https://git.example.com)
+7:5: forges[0].token: required, and not given (where the gate's token is: file:PATH or env:NAME)`},
+	{"gitlab with a file", forgeOf(`type: gitlab, url: https://g, token: file:t, file: u`), `7:80: forges[0].file: a forge of type gitlab has no use for it (remove it)`},
+	{"gitlab with a user in the url", forgeOf(`type: gitlab, url: https://a:b@g, token: file:t`), `7:48: forges[0].url: not the address of a server (write https://HOST[:PORT][/PATH])`},
+	{"github with a secret written down", forgeOf(`type: github, url: https://github.com, token: ghp_abc`), `7:75: forges[0].token: a secret may not be written into this file (put it into a file that only its owner can read and write file:PATH, or env:NAME)`},
+	{"github with a rate of 1", forgeOf(`type: github, url: https://github.com, token: file:t, rate: 1`), `7:89: forges[0].rate: 1 is out of range (from 2 to 10000)`},
+	{"gitlab with half an identity", forgeOf(`type: gitlab, url: https://g, token: file:t, identities: [{issuer: x}]`), `7:87: forges[0].identities[0].provider: required, and not given (what the forge calls it, such as openid_connect)`},
+	{"gerrit without a user", forgeOf(`type: gerrit, url: https://g, token: file:t`), `7:5: forges[0].token_user: required, and not given (the user whose HTTP password the token is)`},
+	{"gitolite without ssh", forgeOf(`type: gitolite, hosts: [g]`), `7:5: forges[0].ssh: required, and not given (address, key and host_keys)`},
+	{"gitolite with half of ssh", forgeOf(`type: gitolite, hosts: [g], ssh: {address: "g:22"}`), `7:57: forges[0].ssh.key: required, and not given (a private key in OpenSSH's format)
+7:57: forges[0].ssh.host_keys: required, and not given (a file as known_hosts, with the keys of the server)`},
+	{"callback without a secret", forgeOf(`type: callback, url: https://g, hosts: [g]`), `7:5: forges[0].secret: required, and not given (where the secret that the program shares is: file:PATH or env:NAME; or give client, and an https url)`},
+	{"callback with a strange question", forgeOf(`type: callback, url: https://g, hosts: [g], secret: file:s, questions: [why]`), `7:101: forges[0].questions[0]: no such question: "why" (known are resolve, user, key and identity)`},
+	{"probe without prefixes", forgeOf(`type: probe, url: https://g, check: a/b`), `7:5: forges[0].prefixes: required, and not given (what the forge's tokens begin with, such as [glpat-])`},
+	{"gitea with half a client certificate", forgeOf(`type: gitea, url: https://g, token: file:t, client: {cert: c}`), `7:73: forges[0].client.key: required, and not given (its key in PEM)`},
+	{"forge with the canary's name", replace("name: git.example.com, type", "name: canary.lychgate, type"), `7:12: forges[0].name: not a forge name: "canary.lychgate" (lower-case letters, digits, '.' and '-')`},
+	{"redis without a key", minimal + "redis: {url: \"redis://r:6379/0\"}\n", `8:1: redis.key: required, and not given (make one: openssl rand -base64 32; every node has the same)`},
+	{"redis with a password in the url", minimal + "redis: {url: \"redis://u:p@r/0\", key: \"file:k\"}\n", `8:14: redis.url: not the address of a Redis (write redis[s]://HOST:PORT/DB, redis[s]-sentinel:// or redis[s]-cluster://, without user and password)`},
+	{"redis of too many replicas", minimal + "redis: {url: \"redis://r/0\", key: \"file:k\", replicas: 99}\n", `8:54: redis.replicas: 99 is out of range (from 0 to 16)`},
+	{"redis without a url", minimal + "redis: {key: \"file:k\", prefix: \"a b\"}\n", `8:1: redis.url: required, and not given (such as rediss://redis.example.com:6379/0)
+8:32: redis.prefix: not a prefix: "a b" (at most 64 letters, digits, '.', '_' and '-')`},
 	{"static forge without a file", replace(", file: users.yaml", ""), `7:5: forges[0].file: required, and not given (name the YAML file with its users, groups and rights)`},
 	{"forge with a colon", replace("name: git.example.com", "name: \"git.example.com:1\""), `7:12: forges[0].name: not a forge name: "git.example.com:1" (lower-case letters, digits, '.' and '-')`},
 	{"two forges of one name", minimal + "  - {name: git.example.com, type: static, file: b.yaml}\n", `8:12: forges[1].name: "git.example.com" is given twice (names are unique: rename or remove one)`},
