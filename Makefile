@@ -24,7 +24,9 @@ test: packages ## Run the whole suite with the race detector
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
 
-test-full: test test-gitea ## Run the suite, then with a real Gitea, kill the gate 200 times under load, then run every fuzz target for T each
+test-full: test test-gitea ## Run the suite, then with a real Gitea, revoke 1,000 times, load a cache, kill the gate 200 times, fuzz for T each
+	REVOCATIONS=1000 $(GO) test -count=1 -timeout 30m -v -run '^TestRevocationLatency$$' ./internal/gwtest
+	LOAD=full $(GO) test -count=1 -timeout 30m -v -run '^TestLoad$$' ./authz/forge
 	KILL_CYCLES=200 $(GO) test -count=1 -timeout 30m -v -run '^TestKill$$' ./cmd/lychgate
 	@$(MAKE) fuzz
 

@@ -56,6 +56,7 @@ var (
 	_ KeyOwners  = (*Static)(nil)
 	_ Identities = (*Static)(nil)
 	_ People     = (*Static)(nil)
+	_ Checker    = (*Static)(nil)
 )
 
 // LoadStatic reads the file once. What is wrong in it is a [*FileError] with line and hint.
@@ -243,6 +244,20 @@ func (s *Static) People(ctx context.Context) ([]User, error) {
 		people = append(people, a.user)
 	}
 	return people, ctx.Err()
+}
+
+// Check implements [Checker].
+func (s *Static) Check(ctx context.Context, canary string) []Finding {
+	st := s.state.Load()
+	file := Finding{What: "file", Detail: fmt.Sprintf("%d users, %d hosts", len(st.byID), len(st.hosts))}
+	if st.err != nil {
+		file = Finding{"file", Broken, st.err.Error(), "mend the file: what was read last is in force for 300 s"}
+	}
+	findings := []Finding{file}
+	if canary != "" {
+		findings = append(findings, canaryFinding(ctx, s, canary))
+	}
+	return append(findings, Finding{What: "revocation", Detail: "1 s after the file changes, at each node that has the new file"})
 }
 
 // errStale says that the file has been unusable for longer than a fact may live.

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
@@ -38,9 +39,11 @@ func openRedis(cfg *config.Config, rejected func(what string), log *slog.Logger)
 			return nil, fmt.Errorf("redis.other_keys[%d]: %w", i, err)
 		}
 	}
-	tlsConfig, err := clientTLS(r.CA, r.Client)
-	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
+	var tlsConfig *tls.Config
+	if strings.HasPrefix(r.URL, "rediss") {
+		if tlsConfig, err = clientTLS(r.CA, r.Client); err != nil {
+			return nil, fmt.Errorf("redis: %w", err)
+		}
 	}
 	return redisdb.New(redisdb.Config{
 		URL: r.URL, TLS: tlsConfig, Username: r.Username, Password: optional(r.Password),

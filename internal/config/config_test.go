@@ -295,6 +295,7 @@ var bad = []struct{ name, doc, want string }{
 	{"forge with the canary's name", replace("name: git.example.com, type", "name: canary.lychgate, type"), `7:12: forges[0].name: not a forge name: "canary.lychgate" (lower-case letters, digits, '.' and '-')`},
 	{"redis without a key", minimal + "redis: {url: \"redis://r:6379/0\"}\n", `8:1: redis.key: required, and not given (make one: openssl rand -base64 32; every node has the same)`},
 	{"redis with a password in the url", minimal + "redis: {url: \"redis://u:p@r/0\", key: \"file:k\"}\n", `8:14: redis.url: not the address of a Redis (write redis[s]://HOST:PORT/DB, redis[s]-sentinel:// or redis[s]-cluster://, without user and password)`},
+	{"redis without TLS and with an authority", minimal + "redis: {url: \"redis://r/0\", key: \"file:k\", ca: c}\n", `8:14: redis.url: without TLS, and with keys that are for TLS (write rediss, or remove ca and client)`},
 	{"redis of too many replicas", minimal + "redis: {url: \"redis://r/0\", key: \"file:k\", replicas: 99}\n", `8:54: redis.replicas: 99 is out of range (from 0 to 16)`},
 	{"redis without a url", minimal + "redis: {key: \"file:k\", prefix: \"a b\"}\n", `8:1: redis.url: required, and not given (such as rediss://redis.example.com:6379/0)
 8:32: redis.prefix: not a prefix: "a b" (at most 64 letters, digits, '.', '_' and '-')`},

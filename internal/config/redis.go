@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"strings"
 )
 
 // Redis is the memory that several nodes of one gate share, and what tells them of changes. Without it a node is alone.
@@ -47,6 +48,9 @@ func (p *parser) checkRedis(r *Redis) {
 		p.add("redis.url", "not the address of a Redis", "write redis[s]://HOST:PORT/DB, redis[s]-sentinel:// or redis[s]-cluster://, without user and password")
 	}
 	p.required("redis.key", r.Key.IsZero(), "make one: openssl rand -base64 32; every node has the same")
+	if plain := strings.HasPrefix(r.URL, "redis:") || strings.HasPrefix(r.URL, "redis-"); plain && p.sound("redis") && (r.CA != "" || !r.Client.IsZero()) {
+		p.add("redis.url", "without TLS, and with keys that are for TLS", "write rediss, or remove ca and client")
+	}
 	if p.sound("redis.prefix") && !redisPrefix.MatchString(r.Prefix) {
 		p.add("redis.prefix", fmt.Sprintf("not a prefix: %q", r.Prefix), "at most 64 letters, digits, '.', '_' and '-'")
 	}
