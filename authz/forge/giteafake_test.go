@@ -346,7 +346,9 @@ func (f *giteaFake) search(viewer *giteaAccount, query url.Values) []any {
 			all = append(all, u)
 		}
 	}
-	slices.SortFunc(all, func(a, b *giteaAccount) int { return strings.Compare(strings.ToLower(a.Login), strings.ToLower(b.Login)) })
+	slices.SortFunc(all, func(a, b *giteaAccount) int {
+		return strings.Compare(strings.ToLower(a.Login), strings.ToLower(b.Login))
+	})
 	found := []any{}
 	for _, u := range giteaPageOf(all, query, f.page) {
 		found = append(found, f.user(viewer, u))
