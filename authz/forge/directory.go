@@ -46,8 +46,9 @@ type KeyOwners interface {
 	KeyOwner(ctx context.Context, fingerprint string) (User, error)
 }
 
-// People is optional for a [Provider]: it lists the users of a forge, blocked ones included, for questions such as who may read an
-// artifact. It may take long. It is safe for concurrent use.
+// People is optional for a [Provider]: it lists the users of a forge, blocked ones included, each once and in no order, for questions such
+// as who may read an artifact. Their Groups may be left out. A listing that is not complete is an error, which wraps
+// [errors.ErrUnsupported] when the forge as it is configured lists nobody. It may take long. It is safe for concurrent use.
 type People interface {
 	People(ctx context.Context) ([]User, error)
 }

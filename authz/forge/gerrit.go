@@ -445,14 +445,22 @@ func (g *Gerrit) account(ctx context.Context, identifier string, fits func(gerri
 	if err != nil {
 		return User{}, err
 	}
-	u := User{ID: id, Name: a.Username, Kind: authn.Human, Groups: groups, Blocked: a.Inactive || !active}
+	u := a.user()
+	u.Groups, u.Blocked = groups, u.Blocked || !active
+	return u, nil
+}
+
+// user returns the account without its groups.
+func (a gerritAccount) user() User {
+	id := strconv.FormatInt(a.ID, 10)
+	u := User{ID: id, Name: a.Username, Kind: authn.Human, Blocked: a.Inactive}
 	if !isShown(u.Name, callbackText) {
 		u.Name = "account-" + id
 	}
 	if slices.Contains(a.Tags, "SERVICE_USER") {
 		u.Kind = authn.Service
 	}
-	return u, nil
+	return u
 }
 
 func (g *Gerrit) groups(ctx context.Context, id string) ([]string, error) {

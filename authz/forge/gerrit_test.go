@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -227,9 +228,10 @@ func (g *gerritFake) listProjects(w http.ResponseWriter, as string) {
 }
 
 func (g *gerritFake) listAccounts(w http.ResponseWriter, r *http.Request) {
+	states := map[string][]any{"": {nil}, "is:active": {nil}, "is:inactive": {true}, "is:active OR is:inactive": {nil, true}}[r.FormValue("q")]
 	var ids []string
 	for id, a := range g.accounts {
-		if a["inactive"] != true {
+		if slices.Contains(states, a["inactive"]) {
 			ids = append(ids, id)
 		}
 	}
@@ -240,7 +242,11 @@ func (g *gerritFake) listAccounts(w http.ResponseWriter, r *http.Request) {
 		if i < start || len(list) == 2 { // a server has limits of its own
 			continue
 		}
-		list = append(list, map[string]any{"_account_id": g.accounts[id]["_account_id"]})
+		about := map[string]any{"_account_id": g.accounts[id]["_account_id"]}
+		if r.FormValue("o") == "DETAILS" {
+			about = maps.Clone(g.accounts[id])
+		}
+		list = append(list, about)
 		if len(list) == 2 && i < len(ids)-1 {
 			list[1].(map[string]any)["_more_accounts"] = true
 		}

@@ -268,24 +268,35 @@ func (g *Gerrit) allKeys(ctx context.Context) (map[string][]string, error) {
 	return hints, group.Wait()
 }
 
-func (g *Gerrit) activeAccounts(ctx context.Context) ([]string, error) {
-	var all []string
-	for len(all) < gerritAccounts {
+func (g *Gerrit) activeAccounts(ctx context.Context) (all []string, err error) {
+	err = g.queryAccounts(ctx, url.Values{"q": {"is:active"}}, gerritAccounts, func(a gerritAccount) error {
+		all = append(all, strconv.FormatInt(a.ID, 10))
+		return nil
+	})
+	return all, err
+}
+
+// queryAccounts passes on all accounts that are found, up to most.
+func (g *Gerrit) queryAccounts(ctx context.Context, query url.Values, most int, each func(gerritAccount) error) error {
+	query.Set("n", strconv.Itoa(gerritPage))
+	for start := 0; start < most; {
 		var page []gerritAccount
-		query := url.Values{"q": {"is:active"}, "n": {strconv.Itoa(gerritPage)}, "S": {strconv.Itoa(len(all))}}
+		query.Set("S", strconv.Itoa(start))
 		if err := g.collection("accounts").get(ctx, query, &page); err != nil {
-			return nil, fmt.Errorf("ask for the accounts: %w", err)
+			return fmt.Errorf("ask for the accounts: %w", err)
 		}
 		for _, a := range page {
-			id := strconv.FormatInt(a.ID, 10)
-			if !isGerritAccount(id) {
-				return nil, fmt.Errorf("ask for the accounts: the account id %s", id)
+			if id := strconv.FormatInt(a.ID, 10); !isGerritAccount(id) {
+				return fmt.Errorf("ask for the accounts: the account id %s", id)
 			}
-			all = append(all, id)
+			if err := each(a); err != nil {
+				return err
+			}
 		}
 		if len(page) == 0 || !page[len(page)-1].More {
-			return all, nil
+			return nil
 		}
+		start += len(page)
 	}
-	return nil, fmt.Errorf("there are more than %d accounts", gerritAccounts)
+	return fmt.Errorf("there are more than %d accounts", most)
 }

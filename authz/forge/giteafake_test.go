@@ -299,7 +299,7 @@ func (f *giteaFake) route(w http.ResponseWriter, r *http.Request, doer *giteaAcc
 	case slices.Equal(path, []string{"user"}):
 		reply(w, f.user(doer, doer))
 	case slices.Equal(path, []string{"users", "search"}):
-		reply(w, map[string]any{"ok": true, "data": f.search(doer, query.Get("uid"))})
+		reply(w, map[string]any{"ok": true, "data": f.search(doer, query)})
 	case slices.Equal(path, []string{"user", "keys"}):
 		reply(w, f.sshKeys(doer, query.Get("fingerprint")))
 	case slices.Equal(path, []string{"admin", "hooks"}) && doer.Admin:
@@ -334,19 +334,35 @@ func (f *giteaFake) user(viewer, u *giteaAccount) map[string]any {
 	return m
 }
 
-// search returns everybody for an id that is no positive number, and a stand-in for -1.
-func (f *giteaFake) search(viewer *giteaAccount, uid string) []any {
-	id, _ := strconv.ParseInt(uid, 10, 64)
+// search returns everybody for an id that is no positive number, a page by their names, and a stand-in for -1.
+func (f *giteaFake) search(viewer *giteaAccount, query url.Values) []any {
+	id, _ := strconv.ParseInt(query.Get("uid"), 10, 64)
 	if id == -1 {
 		return []any{map[string]any{"id": -1, "login": "Ghost"}}
 	}
-	found := []any{}
+	var all []*giteaAccount
 	for _, u := range f.users {
 		if !u.Org && (id <= 0 || u.ID == id) {
-			found = append(found, f.user(viewer, u))
+			all = append(all, u)
 		}
 	}
+	slices.SortFunc(all, func(a, b *giteaAccount) int {
+		return strings.Compare(strings.ToLower(a.Login), strings.ToLower(b.Login))
+	})
+	found := []any{}
+	for _, u := range giteaPageOf(all, query, f.page) {
+		found = append(found, f.user(viewer, u))
+	}
 	return found
+}
+
+// giteaPageOf returns the page that is asked for, of most at the most.
+func giteaPageOf[T any](all []T, query url.Values, most int) []T {
+	n, _ := strconv.Atoi(query.Get("page"))
+	size, _ := strconv.Atoi(cmp.Or(query.Get("limit"), "30"))
+	size = min(size, most)
+	from := min((max(n, 1)-1)*size, len(all))
+	return all[from:min(from+size, len(all))]
 }
 
 func (f *giteaFake) sshKeys(viewer *giteaAccount, fingerprint string) []any {
@@ -425,12 +441,8 @@ func (f *giteaFake) listRepos(w http.ResponseWriter, viewer *giteaAccount, query
 		}
 	}
 	slices.SortFunc(all, func(a, b *giteaRepository) int { return cmp.Compare(a.ID, b.ID) })
-	n, _ := strconv.Atoi(query.Get("page"))
-	size, _ := strconv.Atoi(query.Get("limit"))
-	size = min(size, f.page)
-	from := min((max(n, 1)-1)*size, len(all))
 	data := []any{}
-	for _, r := range all[from:min(from+size, len(all))] {
+	for _, r := range giteaPageOf(all, query, f.page) {
 		data = append(data, f.repository(viewer, r))
 	}
 	w.Header().Set("X-Total-Count", fmt.Sprint(len(all)))

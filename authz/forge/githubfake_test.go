@@ -53,6 +53,7 @@ type githubFake struct {
 	audits   []map[string]any // oldest first; nil where there is no audit log
 	scopes   string
 	lists    bool // whether the token may list collaborators
+	outsider bool // the token is of nobody in the organization
 	skew     time.Duration
 	spent    int // of the quota
 	failing  bool
@@ -446,6 +447,8 @@ func (f *githubFake) serve(w http.ResponseWriter, r *http.Request, segments []st
 	case first == "user" && count == 2:
 		id, _ := strconv.ParseInt(segments[1], 10, 64)
 		f.serveUser(w, r, f.users[id], nil)
+	case first == "users" && count == 1 && !f.cloud:
+		f.serveUsers(w, r)
 	case first == "users" && count >= 2:
 		f.serveUser(w, r, f.user(segments[1]), segments[2:])
 	case first == "orgs" && count >= 2 && segments[1] == "org":
@@ -574,6 +577,41 @@ func (f *githubFake) serveUser(w http.ResponseWriter, r *http.Request, u *github
 	}
 }
 
+// collaborates reports whether a user has a grant at a repository of the organization.
+func (f *githubFake) collaborates(user int64) bool {
+	for _, r := range f.repos {
+		if strings.HasPrefix(r.path, "org/") && r.grants[user] != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// simple shows users as listings do, which do not say who is suspended.
+func (f *githubFake) simple(is func(*githubUser) bool) (all []any) {
+	for _, id := range slices.Sorted(maps.Keys(f.users)) {
+		if u := f.users[id]; is(u) {
+			all = append(all, map[string]any{"id": u.id, "login": u.login, "type": u.kind, "site_admin": false})
+		}
+	}
+	return all
+}
+
+// serveUsers lists a server's accounts after the id "since".
+func (f *githubFake) serveUsers(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	since, _ := strconv.ParseInt(q.Get("since"), 10, 64)
+	size, _ := strconv.Atoi(cmp.Or(q.Get("per_page"), "30"))
+	var last int64
+	all := f.simple(func(u *githubUser) bool { return u.id > since })
+	if size = min(size, f.maxPage); len(all) > size {
+		all = all[:size]
+		last = all[size-1].(map[string]any)["id"].(int64)
+		w.Header().Set("Link", fmt.Sprintf(`<%s/users?per_page=%d&since=%d>; rel="next"`, f.api(), size, last))
+	}
+	githubReply(w, r, http.StatusOK, append([]any{}, all...))
+}
+
 func (f *githubFake) serveKeys(w http.ResponseWriter, r *http.Request) {
 	var all []any
 	for _, fingerprint := range slices.Sorted(maps.Keys(f.keys)) {
@@ -600,6 +638,16 @@ func (f *githubFake) serveOrg(w http.ResponseWriter, r *http.Request, rest []str
 		githubReply(w, r, http.StatusOK, body)
 	case "hooks":
 		githubReply(w, r, http.StatusOK, append([]map[string]any{}, f.hooks...))
+	case "members":
+		if f.outsider {
+			http.Redirect(w, r, f.api()+"/orgs/org/public_members", http.StatusFound)
+			return
+		}
+		f.page(w, r, f.simple(func(u *githubUser) bool { return f.members[u.id] }))
+	case "public_members":
+		f.page(w, r, nil)
+	case "outside_collaborators":
+		f.page(w, r, f.simple(func(u *githubUser) bool { return !f.members[u.id] && f.collaborates(u.id) }))
 	case "audit-log":
 		f.serveAudit(w, r)
 	default:

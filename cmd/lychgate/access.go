@@ -101,6 +101,10 @@ func (d *decider) readers(ctx context.Context, zone, name string) (readers []rea
 			continue
 		}
 		users, err := people.People(ctx)
+		if errors.Is(err, errors.ErrUnsupported) {
+			silent = append(silent, f)
+			continue
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("list the users of forge %s: %w", f, err)
 		}

@@ -96,6 +96,7 @@ func Run(t *testing.T, open func(t *testing.T) World) {
 		{"Resolve", resolve},
 		{"Directory", directory},
 		{"Blocked", blocked},
+		{"People", people},
 		{"Keys", keys},
 		{"DeployKey", deployKey},
 		{"Broken", broken},
@@ -385,6 +386,62 @@ func blocked(c *court) {
 		c.Settle()
 		if u, err := d.User(c.Context(), id); err != nil || u.Blocked != state {
 			c.Errorf("alice is blocked %t, want %t: %v", u.Blocked, state, err)
+		}
+	}
+}
+
+// people: everybody is listed as the directory knows them, or nobody is.
+func people(c *court) {
+	p, ok := c.Provider().(forge.People)
+	if !ok {
+		c.Log("this server does not list its users")
+		return
+	}
+	names := []string{"alice", "bob", "ci", "mallory"}
+	for _, name := range names {
+		c.AddUser(name)
+	}
+	c.Settle()
+	c.wantPeople(p, names)
+	if b, ok := c.World.(Blocker); ok {
+		b.Block("mallory", true)
+		c.Settle()
+		c.wantPeople(p, names)
+	}
+	if b, ok := c.World.(Breaker); ok {
+		for _, status := range b.Faults() {
+			b.Fail(status)
+			if listed, err := p.People(c.Context()); err == nil {
+				c.Errorf("status %d is taken for %d users", status, len(listed))
+			}
+			b.Heal()
+		}
+		c.Settle()
+		c.wantPeople(p, names)
+	}
+}
+
+// wantPeople wants nobody listed twice, and the users with the names as they are looked up by name. The server may have others.
+func (c *court) wantPeople(p forge.People, names []string) {
+	c.Helper()
+	listed, err := p.People(c.Context())
+	if err != nil {
+		c.Fatalf("list the users: %v", err)
+	}
+	byID := make(map[string]forge.User)
+	for _, u := range listed {
+		if _, twice := byID[u.ID]; twice || u.ID == "" {
+			c.Errorf("the id %q is listed twice, or is none", u.ID)
+		}
+		byID[u.ID] = u
+	}
+	for _, name := range names {
+		want, err := c.Provider().(forge.Directory).UserByName(c.Context(), name)
+		if err != nil {
+			c.Fatalf("look up user %s: %v", name, err)
+		}
+		if got := byID[want.ID]; got.ID != want.ID || got.Name != name || got.Kind != want.Kind || got.Blocked != want.Blocked {
+			c.Errorf("%s is listed as %+v, want %+v", name, got, want)
 		}
 	}
 }

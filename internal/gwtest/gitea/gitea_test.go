@@ -94,9 +94,35 @@ func TestGiteaReal(t *testing.T) {
 	for name, trap := range map[string]func(*testing.T, world){
 		"TeamWithoutCodeUnit": teamWithoutCodeUnit, "Restricted": restricted, "BlockedMayNotRead": blockedMayNotRead, "Commits": commits,
 		"ListedAsAskedOneByOne": listed, "LoginPassesToAnother": loginPasses, "PrivateOrganization": privateOrganization, "Hook": hook, "Check": check,
-		"Revocation": revocation,
+		"Revocation": revocation, "PeopleOfTwoPages": peopleOfTwoPages,
 	} {
 		t.Run(name, func(t *testing.T) { trap(t, next(t)) })
+	}
+}
+
+// peopleOfTwoPages: the server lists 50 users at a time, and those who hide from others, or are not active, to its administrator.
+func peopleOfTwoPages(t *testing.T, w world) {
+	want := map[string]bool{"alice": false, "bob": true}
+	for i := range 51 {
+		want[fmt.Sprintf("%s-user%d", w.owner, i)] = false
+	}
+	for name := range want {
+		w.AddUser(name)
+	}
+	w.ChangeUser("alice", map[string]any{"visibility": "private"})
+	w.ChangeUser("bob", map[string]any{"active": false})
+	listed, err := w.provider.People(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range listed {
+		if blocked, ok := want[u.Name]; ok && u.Blocked != blocked {
+			t.Errorf("%s is blocked %t", u.Name, u.Blocked)
+		}
+		delete(want, u.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("%v are not listed", want)
 	}
 }
 
