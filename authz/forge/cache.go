@@ -17,7 +17,8 @@ import (
 const (
 	// softLimit is the age at which a fact is asked for again while it is used.
 	softLimit = 60 * time.Second
-	// negativeLimit is how long a "may not read" is used: who was just let in should not wait.
+	// negativeLimit is the age at which a "may not read" is asked for again while it is used, and softLimit that at which it
+	// is worth nothing: who was just let in should not wait.
 	negativeLimit = 10 * time.Second
 	// patience is how long somebody waits for a forge before the answer is that there is none.
 	patience = 5 * time.Second
@@ -61,7 +62,7 @@ type Asked struct {
 // over another. It is safe for concurrent use.
 //
 // A fact is used for 60 s; then it is still used while it is asked for again beside, and after 300 s it is worth nothing.
-// "May not read" is used for 10 s. An answer that an event overtook is discarded: a yes that was slow must not outlive the
+// Of "may not read" the ages are 10 s and 60 s. An answer that an event overtook is discarded: a yes that was slow must not outlive the
 // revocation that it did not see.
 type Cache struct {
 	config  CacheConfig

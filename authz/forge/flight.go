@@ -174,7 +174,7 @@ func (c *Cache) bound(f *Fact, q *asking) {
 		life = q.trust
 	}
 	if f.Access == None {
-		life = min(life, negativeLimit)
+		life = min(life, softLimit)
 	}
 	if end := f.At.Add(life); f.NotAfter.After(end) {
 		f.NotAfter = end
@@ -212,7 +212,11 @@ func (c *Cache) keep(u *userFacts, q *asking, facts []Fact) []cached {
 			at: int64(f.At.Sub(c.born)), generation: q.generation, repo: c.names.number(f.Repo.ID), origin: c.origin(f.Origin),
 			life: milliseconds(f.NotAfter.Sub(f.At)), access: f.Access,
 		}
-		next.soft = min(next.life, milliseconds(jitter(softLimit)))
+		soft := softLimit
+		if f.Access == None {
+			soft = negativeLimit
+		}
+		next.soft = min(next.life, milliseconds(jitter(soft)))
 		fresh = append(fresh, next)
 	}
 	u.mu.Lock()

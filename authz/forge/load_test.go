@@ -83,8 +83,8 @@ func newBusyForge(t *testing.T, l demand) *busyForge {
 	return s
 }
 
-// slack is what the forge forgives: requests do not arrive as evenly as they are sent.
-const slack = 10
+// atOnce is how many requests are under way at most. So many may arrive later than they were allowed to go, with others.
+const atOnce = 64
 
 func (s *busyForge) answer(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
@@ -92,7 +92,7 @@ func (s *busyForge) answer(w http.ResponseWriter, r *http.Request) {
 	s.tokens = min(float64(s.burst), s.tokens+now.Sub(s.last).Seconds()*float64(s.rate))
 	s.last = now
 	s.asked++
-	if s.tokens--; s.tokens < -slack {
+	if s.tokens--; s.tokens < -atOnce {
 		s.over++
 	}
 	s.mu.Unlock()
@@ -125,8 +125,8 @@ type busyProvider struct {
 
 func (s *busyForge) cache(t *testing.T) *forge.Cache {
 	limited, err := forge.NewTransport(forge.TransportConfig{
-		Forge: "busy", PerSecond: float64(s.rate), Burst: s.burst, Concurrent: 64,
-		Base: &http.Transport{MaxIdleConnsPerHost: 64},
+		Forge: "busy", PerSecond: float64(s.rate), Burst: s.burst, Concurrent: atOnce,
+		Base: &http.Transport{MaxIdleConnsPerHost: atOnce},
 	})
 	if err != nil {
 		t.Fatal(err)

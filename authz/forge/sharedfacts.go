@@ -85,7 +85,7 @@ func (c *Cache) believe(s sharedFact, user string, q *asking) (Fact, bool) {
 	}
 	if s.Read {
 		f.Access = Read
-	} else if end := f.At.Add(negativeLimit); f.NotAfter.After(end) {
+	} else if end := f.At.Add(softLimit); f.NotAfter.After(end) {
 		f.NotAfter = end
 	}
 	return f, now.Before(f.NotAfter)

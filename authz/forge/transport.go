@@ -112,11 +112,13 @@ func (t *Transport) enter(ctx context.Context) (release func(), err error) {
 			<-t.behind
 		}
 	}
-	if err := t.take(ctx, background); err != nil {
+	// The place first: a request that waits for one must not hold one of those that are allowed a second, and go later, with others.
+	if err := acquire(ctx, t.slots); err != nil {
 		leave()
 		return nil, err
 	}
-	if err := acquire(ctx, t.slots); err != nil {
+	if err := t.take(ctx, background); err != nil {
+		<-t.slots
 		leave()
 		return nil, err
 	}
