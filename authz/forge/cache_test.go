@@ -216,6 +216,36 @@ func TestCacheBurst(t *testing.T) {
 	})
 }
 
+// inBulk is a truth that answers about three repositories as easily as about one.
+type inBulk struct{ *truth }
+
+func (inBulk) Batch() int { return 3 }
+
+// TestCacheAlong: what others were asked about is asked along, where that costs nothing, and not again.
+func TestCacheAlong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTruth()
+		for _, repo := range []string{"1", "2", "3", "4"} {
+			w.set("alice", repo, true)
+		}
+		n := newNode(t, inBulk{w}, nil, nil)
+		for _, repo := range []string{"1", "2", "3", "4"} {
+			n.want("bob", repo, None)
+		}
+		asked := w.count()
+		n.want("alice", "4", Read)
+		if last := w.asked[len(w.asked)-1]; len(last) != 3 {
+			t.Errorf("asked about %v, want three", last)
+		}
+		for _, repo := range []string{"1", "2", "3", "4"} {
+			n.want("alice", repo, Read)
+		}
+		if c := w.count() - asked; c != 2 {
+			t.Errorf("asked %d times, want twice", c)
+		}
+	})
+}
+
 // TestCacheGrowth: a forge that suddenly lets a user read everything is not believed before it says so twice.
 func TestCacheGrowth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

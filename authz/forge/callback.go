@@ -264,6 +264,9 @@ func isShown(s string, most int) bool {
 	return true
 }
 
+// Batch implements [Bulk].
+func (c *Callback) Batch() int { return callbackBatch }
+
 // Access implements [Provider]. A batch that fails is unknown, and an error only when all do.
 func (c *Callback) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]Fact, error) {
 	facts := make([]Fact, len(repos))

@@ -114,7 +114,7 @@ func (c *Cache) fly(u *userFacts, f *flight) {
 	if len(repos) == 0 {
 		return
 	}
-	facts, err := c.ask(ctx, f.principal, q, repos)
+	facts, err := c.ask(ctx, f.principal, q, c.along(u, repos))
 	if err != nil {
 		f.err = err
 		return
@@ -124,6 +124,30 @@ func (c *Cache) fly(u *userFacts, f *flight) {
 	if q.shareable && len(fresh) > 0 {
 		c.toShared(ctx, u, q, shared, facts)
 	}
+}
+
+// along returns repos, and others that somebody was asked about before, of which nothing is known for the user, as many as the forge
+// takes at once.
+func (c *Cache) along(u *userFacts, repos []Repo) []Repo {
+	bulk, ok := c.config.Provider.(Bulk)
+	if !ok || len(repos) >= bulk.Batch() {
+		return repos
+	}
+	asked := make(map[string]bool, len(repos))
+	for _, r := range repos {
+		asked[r.ID] = true
+	}
+	v := u.view.Load()
+	for i, id := range c.names.all() {
+		if len(repos) >= bulk.Batch() {
+			break
+		}
+		if _, known := v.find(uint32(i)); known || asked[id] {
+			continue
+		}
+		repos = append(repos, Repo{Forge: c.config.Name, ID: id})
+	}
+	return repos
 }
 
 // asking is what was so when a question was put.

@@ -55,6 +55,12 @@ type Provider interface {
 	Access(ctx context.Context, p authn.Principal, repos []Repo) ([]Fact, error)
 }
 
+// Bulk is optional for a [Provider] to which a question about many repositories costs what one about a single one does. Batch
+// returns how many it takes at once. A cache then asks along what it may be asked next.
+type Bulk interface {
+	Batch() int
+}
+
 // Resolver is optional for a [Provider]: it turns a locator into the repository's immutable id, once, at publish.
 // It returns an error that wraps [ErrNoRepo] when the forge owns the host and has no such repository, and ok=false when
 // no forge owns the host.

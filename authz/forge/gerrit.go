@@ -22,6 +22,8 @@ import (
 )
 
 const (
+	gerritBatch = 5000 // projects that are asked about at once, where one list answers
+
 	gerritWidth   = 8     // questions at a time for one user
 	gerritCommits = 5_000 // of refs/meta/config that are walked to its first
 	gerritRoots   = 200_000
@@ -240,6 +242,14 @@ func (g *Gerrit) confirm(ctx context.Context) error {
 }
 
 // visible returns the projects that an account sees, where they are asked for at once. It is not complete: Gerrit may be set to
+// Batch implements [Bulk]: the list of what a user sees is one question. Without it each project is one.
+func (g *Gerrit) Batch() int {
+	if !g.config.RunAs || len(g.config.Refs) > 0 {
+		return 0
+	}
+	return gerritBatch
+}
+
 // answer with fewer. What is not in it is asked about.
 func (g *Gerrit) visible(ctx context.Context, account string, repos int) (map[string]bool, error) {
 	if !g.config.RunAs || len(g.config.Refs) > 0 || repos < 2 {

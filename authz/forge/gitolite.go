@@ -112,6 +112,9 @@ func (g *Gitolite) Access(ctx context.Context, p authn.Principal, repos []Repo) 
 	return facts, nil
 }
 
+// Batch implements [Bulk].
+func (g *Gitolite) Batch() int { return gitoliteBatch }
+
 // access asks in batches. All of them answer, or none.
 func (g *Gitolite) access(ctx context.Context, user string, stamps []string) (map[string]Access, error) {
 	answers := make(map[string]Access, len(stamps))

@@ -170,6 +170,9 @@ func (p *busyProvider) Access(ctx context.Context, who authn.Principal, repos []
 	return facts, nil
 }
 
+// Batch implements [forge.Bulk].
+func (p *busyProvider) Batch() int { return 500 }
+
 // outcome is how decisions went.
 type outcome struct {
 	made, failed  int

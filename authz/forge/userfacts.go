@@ -159,3 +159,10 @@ func (n *numbers) text(i uint32) string {
 	defer n.mu.RUnlock()
 	return n.texts[i]
 }
+
+// all returns the texts by their numbers. The slice must not be changed.
+func (n *numbers) all() []string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.texts
+}
