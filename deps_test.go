@@ -143,7 +143,7 @@ var modules = map[string]struct {
 	"golang.org/x/sync":  {why: "errgroup and singleflight"},
 	"golang.org/x/sys":   {packages: []string{"gateway/audit", "gateway/upstream", "gateway", "internal/sqldb"}, why: "system calls that the standard library lacks"},
 	"golang.org/x/term":  {packages: []string{"internal/client", "cmd/lychgate"}, why: "is a person watching?"},
-	"golang.org/x/time":  {packages: []string{"authz/forge", "gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
+	"golang.org/x/time":  {packages: []string{"authz/authn", "authz/forge", "gateway", "gateway/httpd", "gateway/sshd"}, why: "rates"},
 	"modernc.org/sqlite": {packages: []string{"internal/sqldb"}, why: "records in one file, without cgo"},
 
 	"github.com/google/go-cmp":        {tests: true, why: "differences that can be read"},

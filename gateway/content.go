@@ -22,6 +22,9 @@ const copyBytes = 256 << 10
 // recheckEvery is how often the right to an open transfer is asked for again.
 const recheckEvery = time.Second
 
+// recheckPatience is how long that may take: what takes longer is taken for a no.
+const recheckPatience = 3 * time.Second
+
 // Content is an object that the principal may read. It is for one goroutine, but for ReadAt.
 type Content struct {
 	Object
@@ -116,13 +119,17 @@ func (c *Content) watch(ctx context.Context, w io.Writer) (watched context.Conte
 // recheck asks again whether the principal may read, with the credential it came with. A withdrawn right leaves an event; the end
 // of the transfer meanwhile is none.
 func (c *Content) recheck(ctx context.Context) error {
+	// A forge that takes its time must not let a transfer go on: what is known is answered at once, and who has to be asked about has
+	// been revoked, or has not been asked about for long.
+	inner, cancel := context.WithTimeout(ctx, recheckPatience)
+	defer cancel()
 	now := *c.session
 	r := authz.Request{Action: authz.Read, Door: now.door.Name, Ref: c.asked}
 	var answer authz.Answer
 	err := ErrNotFound
-	if now.identify(ctx) == nil {
+	if now.identify(inner) == nil {
 		r.Principal = now.principal
-		answer, err = now.gate.Authorizer.Decide(ctx, &r)
+		answer, err = now.gate.Authorizer.Decide(inner, &r)
 		err = outcome(&answer, err)
 	}
 	switch {

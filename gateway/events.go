@@ -82,16 +82,15 @@ func (d *deliveries) add(key string, now time.Time) {
 // told, so that the forge posts again what was not; one that is posted twice does nothing. Errors wrap
 // [ErrUnauthenticated] for what is not from the forge, and [ErrUnavailable].
 func (g *Gateway) Hook(ctx context.Context, door Door, name string, header http.Header, body []byte) error {
-	if g.failures.spent(door.Remote.Addr()) {
-		return g.refuse(door, &authn.Refusal{Reason: throttled, Detail: "a hook from an address that was refused too often"})
-	}
+	// The signature first: others at the forge's address must not keep its word from being heard.
 	d, err := g.Hooks.ReadHook(name, header, body)
 	if err != nil {
 		return g.refuse(door, &authn.Refusal{Reason: "hook", Detail: err.Error()})
 	}
 	now := g.Now()
 	if !d.At.IsZero() && (now.Sub(d.At) > replayWindow || d.At.Sub(now) > replayWindow) {
-		return g.refuse(door, &authn.Refusal{Reason: "hook", Detail: fmt.Sprintf("forge %q: a delivery of %s", name, d.At.UTC().Format(time.RFC3339))})
+		late := fmt.Errorf("forge %q: a delivery of %s", name, d.At.UTC().Format(time.RFC3339))
+		return errors.Join(fmt.Errorf("%w: %w", ErrUnauthenticated, late), g.recordRefusal(door, late, false))
 	}
 	key := name + "\x00" + d.ID
 	if len(d.Events) == 0 || g.posted.has(key, now) {
@@ -107,14 +106,16 @@ func (g *Gateway) Hook(ctx context.Context, door Door, name string, header http.
 	return nil
 }
 
-// tell records an event of a forge and tells every node.
+// tell tells every node of an event of a forge, and records it: in this order, for a journal that is full must not keep a revocation
+// from anybody.
 func (g *Gateway) tell(ctx context.Context, record *audit.Event, e forge.Event) error {
+	_, err := g.Events.Tell(ctx, e)
 	record.Detail = describe(e)
 	record.Decision.FactAge = -1
-	if _, err := g.Journal.Append(record); err != nil {
-		return unavailable("record an event", err)
+	if _, journalErr := g.Journal.Append(record); journalErr != nil {
+		return unavailable("record an event", errors.Join(journalErr, err))
 	}
-	if _, err := g.Events.Tell(ctx, e); err != nil {
+	if err != nil {
 		return unavailable("tell the other nodes of an event", err)
 	}
 	return nil
@@ -168,6 +169,7 @@ func (s *Session) RevokeNow(ctx context.Context, r RevokeRequest) (RevokeReply, 
 		return RevokeReply{}, err
 	}
 	e.Why, e.At = "revoked by "+s.owner(), began
+	position, tellErr := s.gate.Events.Tell(ctx, e)
 	record := s.event("revoke", newRequestID())
 	record.Detail, record.Decision.FactAge = describe(e), -1
 	seq, err := s.gate.Journal.Append(record)
@@ -177,9 +179,8 @@ func (s *Session) RevokeNow(ctx context.Context, r RevokeRequest) (RevokeReply, 
 	if err != nil {
 		return RevokeReply{}, unavailable("record the revocation", err)
 	}
-	position, err := s.gate.Events.Tell(ctx, e)
-	if err != nil {
-		return RevokeReply{}, unavailable("tell the other nodes of a revocation", err)
+	if tellErr != nil {
+		return RevokeReply{}, unavailable("tell the other nodes of a revocation", tellErr)
 	}
 	wait, cancel := context.WithTimeout(ctx, revokeLimit)
 	defer cancel()
@@ -223,6 +224,9 @@ func (s *Session) endToken(ctx context.Context, id string) (e forge.Event, token
 		err := s.gate.Tokens.Revoke(ctx, id)
 		if err != nil && !errors.Is(err, authn.ErrNoToken) {
 			return e, 0, unavailable("revoke a token", err)
+		}
+		if t.Principal.Forge == "" { // whom no forge knows: there is nothing to ask again
+			return forge.Event{Key: id}, 1, nil
 		}
 		return forge.Event{Forge: t.Principal.Forge, User: t.Principal.ID}, 1, nil
 	}

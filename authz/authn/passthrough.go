@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -21,6 +22,8 @@ const (
 	passVerify       = 8                // questions to the forge at a time
 	passRemember     = 10 * time.Second // how long a token that the forge does not know is not asked about again
 	maxRefusedTokens = 10_000
+	// Anybody can show tokens that nobody has. So many a second are asked about: people come with theirs once in half a day.
+	passUnseen, passUnseenBurst = 5, 200
 )
 
 // HeldTokens keeps tokens of a forge in memory, by ids that do not tell them, so that a forge.Probe can ask with them. It is
@@ -130,6 +133,8 @@ type Passthrough struct {
 	flights singleflight.Group
 	slots   chan struct{}
 
+	unseen *rate.Limiter // tokens that are shown for the first time
+
 	mu      sync.Mutex           // guards refused
 	refused map[string]time.Time // ids that the forge did not know, and until when that is remembered
 }
@@ -149,7 +154,7 @@ func NewPassthrough(c PassthroughConfig) (*Passthrough, error) {
 			return nil, fmt.Errorf("tokens of forge %q: the prefix %q is, or may be, that of gate tokens", c.Forge, p)
 		}
 	}
-	return &Passthrough{config: c, slots: make(chan struct{}, passVerify), refused: map[string]time.Time{}}, nil
+	return &Passthrough{config: c, slots: make(chan struct{}, passVerify), unseen: rate.NewLimiter(passUnseen, passUnseenBurst), refused: map[string]time.Time{}}, nil
 }
 
 // Authenticate implements [Authenticator].
@@ -201,6 +206,9 @@ func (p *Passthrough) verify(ctx context.Context, id string, token Secret) (held
 	unknown := refuse(UnknownToken, "", "the forge %q does not know this token", p.config.Forge)
 	if p.wasRefused(id) {
 		return heldToken{}, unknown
+	}
+	if !p.unseen.AllowN(p.config.Held.now(), 1) {
+		return heldToken{}, fmt.Errorf("ask forge %q about a token: too many that were not seen before", p.config.Forge)
 	}
 	answer := p.flights.DoChan(id, func() (any, error) {
 		if t, held := p.config.Held.of(id); held { // the flight before has just landed

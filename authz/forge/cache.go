@@ -48,14 +48,18 @@ type CacheConfig struct {
 	Changed func(forge, user string)
 	// Asked is called after each question to the forge, for metrics; nil for nobody.
 	Asked func(Asked)
+	// Used is called with the age of the oldest fact that an answer rests on, for metrics; nil for nobody.
+	Used func(age time.Duration)
 }
 
 // Asked is one question to a forge.
 type Asked struct {
 	Forge string
-	What  string // "access", "user", "key", "identity", "path"
-	Took  time.Duration
-	Err   error // nil, or why nothing was learnt
+	What  string // "access", "user", "name", "key", "identity", "path"
+	// Background says that nobody waited for it.
+	Background bool
+	Took       time.Duration
+	Err        error // nil, or why nothing was learnt; of somebody who waited in vain it wraps ErrBusy
 }
 
 // Cache is a forge that is asked no more than needed: a [Provider], [Resolver], [Directory], [KeyOwners] and [Identities]
@@ -107,6 +111,9 @@ func NewCache(c CacheConfig) (*Cache, error) {
 	if c.Asked == nil {
 		c.Asked = func(Asked) {}
 	}
+	if c.Used == nil {
+		c.Used = func(time.Duration) {}
+	}
 	return &Cache{config: c, born: c.Now(), users: make(map[string]*userFacts), lookups: newLookups()}, nil
 }
 
@@ -136,9 +143,9 @@ func (c *Cache) Follow(ctx context.Context, emit func(Event)) error {
 	return f.Follow(ctx, emit)
 }
 
-// Told is for [HubConfig].Told: what the forge behind remembers is forgotten too. The cache itself compares what it holds
+// Forget is for [HubConfig].Forget: what the forge behind remembers is forgotten too. The cache itself compares what it holds
 // with the hub.
-func (c *Cache) Told(e Event) {
+func (c *Cache) Forget(e Event) {
 	if e.Forge != "" && e.Forge != c.config.Name {
 		return
 	}
@@ -188,7 +195,7 @@ func (c *Cache) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]
 		case <-f.done:
 			err = f.err
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for forge %q: %w", c.config.Name, context.Cause(ctx))
+			return nil, c.gaveUp(ctx, "access")
 		}
 		if err != nil {
 			return nil, err
@@ -203,14 +210,15 @@ func (c *Cache) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]
 // recall fills facts with what is remembered, and with nothing where that is not enough. It returns the repositories that
 // are not known, and those that are known and should be asked for again.
 func (c *Cache) recall(u *userFacts, repos []Repo, facts []Fact, now, since time.Time) (missing, aging []Repo) {
-	v := u.view.Load()
+	v, oldest := u.view.Load(), time.Duration(-1)
 	for i, r := range repos {
 		if r.Forge != c.config.Name {
 			facts[i] = Fact{Repo: r, Origin: "another forge's repository"}
 			continue
 		}
 		f, ok := v.find(c.names.number(r.ID))
-		at := c.born.Add(time.Duration(f.at))
+		// By the wall clock as it is now: it may have been set since the cache was born, and since is another's.
+		at := now.Add(-now.Sub(c.born.Add(time.Duration(f.at))))
 		if !ok || at.Before(since) || !now.Before(f.after(at, f.life)) || c.overtaken(f.generation, u.id, r.ID) {
 			facts[i] = Fact{}
 			missing = append(missing, r)
@@ -220,9 +228,21 @@ func (c *Cache) recall(u *userFacts, repos []Repo, facts []Fact, now, since time
 			aging = append(aging, r)
 		}
 		facts[i] = Fact{Repo: r, Access: f.access, At: at, NotAfter: f.after(at, f.life), Origin: c.origins.text(f.origin)}
-		c.used(now.Sub(at))
+		oldest = max(oldest, now.Sub(at))
+	}
+	if oldest >= 0 && len(missing) == 0 {
+		c.used(oldest)
 	}
 	return missing, aging
+}
+
+// gaveUp says why somebody does not wait any longer.
+func (c *Cache) gaveUp(ctx context.Context, what string) error {
+	err := fmt.Errorf("wait for forge %q: %w", c.config.Name, context.Cause(ctx))
+	if errors.Is(err, ErrBusy) {
+		c.config.Asked(Asked{Forge: c.config.Name, What: what, Took: patience, Err: err})
+	}
+	return err
 }
 
 func (c *Cache) overtaken(generation uint64, user, repo string) bool {
@@ -252,8 +272,9 @@ func (c *Cache) collect(u *userFacts, f *flight, repos []Repo, facts []Fact, sin
 	return true
 }
 
-// used notes the age of a fact that was used.
+// used notes the age of the oldest fact of an answer.
 func (c *Cache) used(age time.Duration) {
+	c.config.Used(age)
 	for {
 		old := c.oldest.Load()
 		if int64(age) <= old || c.oldest.CompareAndSwap(old, int64(age)) {

@@ -293,6 +293,78 @@ func TestCacheGrowth(t *testing.T) {
 	})
 }
 
+// TestCacheGrowthAgreesWithNobody: the same answer again, be it remembered by the provider or shared by a node, is no second one.
+func TestCacheGrowthAgreesWithNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, bus, shared := newTruth(), newWire(), &shelf{values: map[string][]byte{}}
+		remembering := &rememberedTruth{truth: w}
+		a, b := newNode(t, remembering, bus.node(), shared), newNode(t, remembering, bus.node(), shared)
+		joined(t, a)
+		joined(t, b)
+		time.Sleep(time.Second)
+		var repos []Repo
+		for i := range 40 {
+			repos = append(repos, aRepo(fmt.Sprint(i+1)))
+		}
+		count := func(n *node) (reads int) {
+			t.Helper()
+			facts, err := n.cache.Access(t.Context(), aUser("alice"), repos)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range facts {
+				if f.Access == Read {
+					reads++
+				}
+			}
+			return reads
+		}
+		if got := count(a) + count(b); got != 0 {
+			t.Fatalf("%d reads before", got)
+		}
+		for i := range 40 {
+			w.set("alice", fmt.Sprint(i+1), true)
+		}
+		time.Sleep(softLimit)
+		remembering.forget()
+		for range 5 {
+			if got := count(a) + count(b); got != 0 {
+				t.Errorf("%d reads by one answer that is given again", got)
+			}
+			time.Sleep(3 * time.Second)
+		}
+		remembering.forget()
+		if got := count(a); got != 40 {
+			t.Errorf("%d reads by a second answer, want 40", got)
+		}
+	})
+}
+
+// rememberedTruth is a truth that gives its last answer again until it is told to forget it.
+type rememberedTruth struct {
+	*truth
+	lock  sync.Mutex // guards facts
+	facts []Fact
+}
+
+func (r *rememberedTruth) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]Fact, error) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if len(r.facts) != len(repos) {
+		var err error
+		if r.facts, err = r.truth.Access(ctx, p, repos); err != nil {
+			return nil, err
+		}
+	}
+	return r.facts, nil
+}
+
+func (r *rememberedTruth) forget() {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.facts = nil
+}
+
 // liar answers what it likes.
 type liar struct {
 	Provider

@@ -135,7 +135,7 @@ type node struct {
 func newNode(t *testing.T, w Provider, bus Bus, shared Shared) *node {
 	t.Helper()
 	n := &node{T: t}
-	n.hub = NewHub(HubConfig{Bus: bus, Told: []func(Event){func(e Event) { n.cache.Told(e) }}})
+	n.hub = NewHub(HubConfig{Bus: bus, Forget: []func(Event){func(e Event) { n.cache.Forget(e) }}})
 	var err error
 	n.cache, err = NewCache(CacheConfig{Name: theForge, Provider: w, Hub: n.hub, Shared: shared, Changed: func(_, user string) {
 		n.mu.Lock()

@@ -76,7 +76,7 @@ func (k *Canary) fly(ctx context.Context) (here, everywhere time.Duration, err e
 	defer cancel()
 	k.may.Store(true)
 	// By another way than below: equal events that follow one another are gathered, which would be measured.
-	if _, err := k.config.Hub.Tell(ctx, Event{Forge: CanaryName, Repo: "cage", Why: "the canary is let in"}); err != nil {
+	if _, err := k.config.Hub.Tell(ctx, Event{Forge: CanaryName, User: "canary", Repo: "cage", Why: "the canary is let in"}); err != nil {
 		return 0, 0, err
 	}
 	if a, err := k.ask(ctx); err != nil || a != Read {

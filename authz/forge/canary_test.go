@@ -27,11 +27,13 @@ func TestCanary(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- k.Run(ctx) }()
 		time.Sleep(2 * canaryEvery)
+		synctest.Wait()
 		if len(flown) == 0 || flown[0] != nil || here > Fence || everywhere > Fence {
 			t.Errorf("%d turns, %v, %s here, %s everywhere", len(flown), flown, here, everywhere)
 		}
 		bus.setCut(end, true)
 		time.Sleep(2 * canaryEvery)
+		synctest.Wait()
 		if len(flown) < 2 || flown[len(flown)-1] == nil {
 			t.Errorf("cut off: %v", flown)
 		}

@@ -121,8 +121,8 @@ func (c *Cache) fly(u *userFacts, f *flight) {
 	}
 	fresh := c.keep(u, q, facts)
 	f.open = open(facts)
-	if q.shareable && len(fresh) > 0 {
-		c.toShared(ctx, u, q, shared, facts)
+	if q.shareable {
+		c.toShared(ctx, u, q, shared, c.kept(fresh, facts))
 	}
 }
 
@@ -171,7 +171,7 @@ func (c *Cache) ask(ctx context.Context, p authn.Principal, q *asking, repos []R
 	if err == nil {
 		err = CheckFacts(repos, facts)
 	}
-	c.config.Asked(Asked{Forge: c.config.Name, What: "access", Took: time.Since(begun), Err: err})
+	c.config.Asked(Asked{Forge: c.config.Name, What: "access", Background: isBackground(ctx), Took: time.Since(begun), Err: err})
 	if err != nil {
 		return nil, fmt.Errorf("ask forge %q: %w", c.config.Name, err)
 	}
@@ -244,12 +244,27 @@ func (c *Cache) keep(u *userFacts, q *asking, facts []Fact) []cached {
 		fresh = append(fresh, next)
 	}
 	u.mu.Lock()
-	changed := u.learn(fresh, c.config.Now())
+	changed := u.learn(fresh, int64(c.config.Now().Sub(c.born)))
 	u.mu.Unlock()
 	if changed {
 		c.config.Changed(c.config.Name, u.id)
 	}
 	return fresh
+}
+
+// kept returns the facts that are remembered as the forge said them: neither overtaken nor doubted.
+func (c *Cache) kept(fresh []cached, facts []Fact) []Fact {
+	as := make(map[uint32]Access, len(fresh))
+	for _, f := range fresh {
+		as[f.repo] = f.access
+	}
+	var out []Fact
+	for _, f := range facts {
+		if access, ok := as[c.names.number(f.Repo.ID)]; ok && access == f.Access {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // origin numbers where a fact came from. Providers say so in few different words; one that does not is cut short.

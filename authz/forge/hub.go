@@ -26,9 +26,11 @@ type HubConfig struct {
 	Bus    Bus              // nil: this node is the only one
 	Now    func() time.Time // time.Now when nil
 	Logger *slog.Logger     // nil: silent
-	// Told are called for every event, in order, by whoever brings it, before what brought it is answered. They must be
-	// quick: events come in storms. A part that remembers what it was told by another stands behind it.
-	Told []func(Event)
+	// Forget and then Told are called for every event, in order, by whoever brings it, before what brought it is answered.
+	// They must be quick: events come in storms. Forget is for those who remember what a forge said and do not ask the hub
+	// whether it is still so: whoever asks them once the event counts must not get it again. Told is for those who remember
+	// what followed from it.
+	Forget, Told []func(Event)
 }
 
 // Hub is where events come together: from hooks, streams and people at this node, and from the other nodes. It counts
@@ -40,10 +42,11 @@ type Hub struct {
 	config HubConfig
 	born   time.Time
 
-	heard  atomic.Int64 // when the node was last in touch, in nanoseconds since born
-	wall   atomic.Int64 // the same by the wall clock, in Unix nanoseconds: a machine that slept counts that time only there
-	fenced atomic.Bool
-	last   atomic.Uint64 // generation, for those who only want to know whether anything happened
+	fencing sync.Mutex    // held while this node is being fenced
+	heard   atomic.Int64  // when the node was last in touch, in nanoseconds since born
+	wall    atomic.Int64  // the same by the wall clock, in Unix nanoseconds: a machine that slept counts that time only there
+	fenced  atomic.Bool   // set once everybody here has been told
+	last    atomic.Uint64 // generation, for those who only want to know whether anything happened
 
 	gatherer gatherer
 	// telling is held while an event is applied and told, so that all are told in one order.
@@ -88,7 +91,23 @@ func (h *Hub) Tell(ctx context.Context, e Event) (position uint64, err error) {
 	if e.At.IsZero() {
 		e.At = h.config.Now()
 	}
+	e = e.bounded()
 	return h.gatherer.tell(ctx, e, h.config.Now, h.tell)
+}
+
+// maxEventText bounds each text of an event: a bus takes no more.
+const maxEventText = 1000
+
+// bounded returns e with texts that every bus takes. What is too long to name is widened, so that nothing is left out.
+func (e Event) bounded() Event {
+	e.Why = clip(e.Why)
+	switch {
+	case len(e.Forge) > maxEventText || len(e.Key) > maxEventText:
+		return Event{Why: e.Why, At: e.At}
+	case len(e.User) > maxEventText || len(e.Repo) > maxEventText:
+		return Event{Forge: e.Forge, Why: e.Why, At: e.At}
+	}
+	return e
 }
 
 func (h *Hub) tell(ctx context.Context, e Event) (position uint64, err error) {
@@ -149,10 +168,15 @@ func (h *Hub) Check(now time.Time) {
 	if h.config.Bus == nil || h.fenced.Load() || !h.outOfTouch(now) {
 		return
 	}
-	if h.fenced.CompareAndSwap(false, true) {
-		h.config.Logger.Warn("out of touch with the other nodes: nothing is trusted for longer than a moment")
-		h.apply(Event{Why: "out of touch with the other nodes", At: now}, 0)
+	// All who come meanwhile wait: what they know must not be used before it has been made worthless.
+	h.fencing.Lock()
+	defer h.fencing.Unlock()
+	if h.fenced.Load() || !h.outOfTouch(now) {
+		return
 	}
+	h.apply(Event{Why: "out of touch with the other nodes", At: now}, 0)
+	h.fenced.Store(true)
+	h.config.Logger.Warn("out of touch with the other nodes: nothing is trusted for longer than a moment")
 }
 
 func (h *Hub) outOfTouch(now time.Time) bool {
@@ -227,17 +251,27 @@ func (h *Hub) touched(since func(mark) bool, c Concern) bool {
 func (h *Hub) apply(e Event, position uint64) {
 	h.telling.Lock()
 	defer h.telling.Unlock()
+	for _, forget := range h.config.Forget {
+		forget(e)
+	}
 	h.count(e, position)
+	h.reach(position)
 	for _, told := range h.config.Told {
 		told(e)
 	}
+}
+
+// reach notes that all events up to a position of the bus have been applied here.
+func (h *Hub) reach(position uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.position = max(h.position, position)
 }
 
 func (h *Hub) count(e Event, position uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.generation++
-	h.position = max(h.position, position)
 	m := mark{h.generation, position, h.config.Now()}
 	if e.Key != "" {
 		h.note(scope{forge: e.Forge, key: e.Key}, m)
@@ -291,7 +325,7 @@ func (h *Hub) queue(e Event) {
 	h.unsent = append(h.unsent, e)
 }
 
-// sent notes that the bus has taken e, and where.
+// sent notes that the bus has taken e, and where. Others may have been told before it of what this node has not heard yet.
 func (h *Hub) sent(e Event, position uint64) {
 	h.count(e, position)
 	h.mu.Lock()

@@ -33,7 +33,8 @@ func (b *keyBook) owners(ctx context.Context, fingerprint string) ([]string, err
 	if !isFingerprint(fingerprint) {
 		return nil, nil
 	}
-	if owners, ok := b.known(fingerprint); ok {
+	since := notBefore(ctx)
+	if owners, ok := b.known(fingerprint, since); ok {
 		return owners, nil
 	}
 	select {
@@ -42,25 +43,25 @@ func (b *keyBook) owners(ctx context.Context, fingerprint string) ([]string, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if owners, ok := b.known(fingerprint); ok { // who had the turn before has listed
+	if owners, ok := b.known(fingerprint, since); ok { // who had the turn before has listed
 		return owners, nil
 	}
 	err := b.relist(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err != nil && (b.at.IsZero() || b.now().Sub(b.at) >= hardLimit) {
+	if err != nil && (b.at.IsZero() || b.at.Before(since) || b.now().Sub(b.at) >= hardLimit) {
 		return nil, err
 	}
 	return b.keys[fingerprint], nil
 }
 
-// known reports whether the book can answer as it is.
-func (b *keyBook) known(fingerprint string) ([]string, bool) {
+// known reports whether the book can answer as it is, by what was listed at a time or later.
+func (b *keyBook) known(fingerprint string, since time.Time) ([]string, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	owners := b.keys[fingerprint]
 	age := b.now().Sub(b.at)
-	return owners, !b.at.IsZero() && age >= 0 && (age < keyBookPause || len(owners) > 0 && age < keyBookFresh)
+	return owners, !b.at.IsZero() && !b.at.Before(since) && age >= 0 && (age < keyBookPause || len(owners) > 0 && age < keyBookFresh)
 }
 
 // relist lists until no forget has come between. The caller has the turn.

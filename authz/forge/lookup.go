@@ -16,8 +16,8 @@ import (
 const (
 	// maxLookups bounds the answers about users, keys, identities and paths that are remembered.
 	maxLookups = 50_000
-	// Strangers offer keys that no forge knows, as many as they like. So many a second are asked about; keys that were
-	// known before are asked about in any case.
+	// Strangers offer keys that no forge knows, as many as they like. So many a second are asked about, behind all that
+	// somebody waits for who is known; keys that were known before are asked about in any case.
 	strangers, strangersBurst = 50, 500
 	// acquainted is how long a key counts as known before.
 	acquainted = 24 * time.Hour
@@ -54,7 +54,8 @@ type lookups struct {
 
 // lookupFlight is one question under way, for all who wait for it.
 type lookupFlight struct {
-	done chan struct{} // closed once what follows is there
+	background bool
+	done       chan struct{} // closed once what follows is there
 	held
 	failed error // nothing was learnt
 }
@@ -92,7 +93,7 @@ func (c *Cache) find(ctx context.Context, q lookup) (found, error) {
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return found{}, fmt.Errorf("wait for forge %q: %w", c.config.Name, context.Cause(ctx))
+			return found{}, c.gaveUp(ctx, q.what)
 		}
 		if f.failed != nil {
 			return found{}, f.failed
@@ -121,14 +122,18 @@ func (c *Cache) look(name string, q lookup) (held, *lookupFlight, error) {
 		return h, nil, nil
 	}
 	f := l.flights[name]
-	if f == nil {
-		known := ok && h.err == nil && now.Sub(h.at) < acquainted
-		if q.limited && !known && !l.strange.AllowN(now, 1) {
+	stranger := q.limited && !(ok && h.err == nil && now.Sub(h.at) < acquainted)
+	if f == nil || !usable && !stranger && f.background { // who waits does not join what nobody waited for
+		if stranger && !l.strange.AllowN(now, 1) {
+			if usable {
+				return h, nil, nil
+			}
+			c.config.Asked(Asked{Forge: c.config.Name, What: q.what, Err: errStrangers})
 			return held{}, nil, errStrangers
 		}
-		f = &lookupFlight{done: make(chan struct{})}
+		f = &lookupFlight{done: make(chan struct{}), background: usable || stranger}
 		l.flights[name] = f
-		go c.seek(name, q, f, usable)
+		go c.seek(name, q, f)
 	}
 	if usable {
 		return h, nil, nil
@@ -137,27 +142,33 @@ func (c *Cache) look(name string, q lookup) (held, *lookupFlight, error) {
 }
 
 // seek asks the forge and keeps the answer. It never panics.
-func (c *Cache) seek(name string, q lookup, f *lookupFlight, background bool) {
+func (c *Cache) seek(name string, q lookup, f *lookupFlight) {
 	hub := c.config.Hub
 	f.generation, f.at = hub.Generation(), c.config.Now()
 	trust := hub.Trust(f.at)
 	ctx, cancel := context.WithTimeout(context.Background(), flightLimit)
 	defer cancel()
-	if background {
+	if f.background {
 		ctx = InBackground(ctx)
+	}
+	if trust > 0 {
+		ctx = NotBefore(ctx, f.at)
 	}
 	begun := time.Now()
 	f.found, f.failed = c.put(ctx, q)
-	c.config.Asked(Asked{Forge: c.config.Name, What: q.what, Took: time.Since(begun), Err: f.failed})
-	life := q.life
+	c.config.Asked(Asked{Forge: c.config.Name, What: q.what, Background: f.background, Took: time.Since(begun), Err: f.failed})
+	life, soft := q.life, softLimit
 	if f.err != nil {
-		life = min(life, negativeLimit)
+		life, soft = min(life, softLimit), negativeLimit
 	}
 	if trust > 0 {
 		life = min(life, trust)
 	}
 	f.end = f.at.Add(life)
-	f.soft = f.at.Add(min(life, jitter(softLimit)))
+	if end := f.user.NotAfter; !end.IsZero() && end.Before(f.end) {
+		f.end = end
+	}
+	f.soft = f.at.Add(min(life, jitter(soft)))
 	f.user.NotAfter = f.end
 	changed := c.settle(name, q, f)
 	close(f.done)
@@ -186,7 +197,9 @@ func (c *Cache) settle(name string, q lookup, f *lookupFlight) (changed string) 
 	l := &c.lookups
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.flights, name)
+	if l.flights[name] == f {
+		delete(l.flights, name)
+	}
 	if f.failed != nil || c.outdated(&f.held, q) {
 		return ""
 	}
@@ -205,7 +218,8 @@ func (l *lookups) makeRoom(now time.Time) {
 		return
 	}
 	for name, h := range l.known {
-		if !now.Before(h.end) {
+		// What was a user's is kept for longer: who was known is asked about before strangers.
+		if !now.Before(h.end) && (h.err != nil || now.Sub(h.at) >= acquainted) {
 			delete(l.known, name)
 		}
 	}

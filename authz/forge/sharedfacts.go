@@ -54,7 +54,7 @@ func (c *Cache) fromShared(ctx context.Context, u *userFacts, q *asking, repos [
 	}
 	var facts []Fact
 	for _, r := range repos {
-		if f, ok := held[r.ID]; ok && !f.At.Before(q.since) && q.begun.Sub(f.At) < softLimit {
+		if f, ok := held[r.ID]; ok && !f.At.Before(q.since) && c.isNews(u, f, q.begun) {
 			facts = append(facts, f)
 			continue
 		}
@@ -64,6 +64,16 @@ func (c *Cache) fromShared(ctx context.Context, u *userFacts, q *asking, repos [
 		c.keep(u, q, facts)
 	}
 	return rest, valid
+}
+
+// isNews reports whether a shared fact spares a question: it is not due to be asked for again, and younger than what is known here.
+func (c *Cache) isNews(u *userFacts, f Fact, now time.Time) bool {
+	soft := softLimit
+	if f.Access == None {
+		soft = negativeLimit
+	}
+	known, ok := u.view.Load().find(c.names.number(f.Repo.ID))
+	return now.Sub(f.At) < soft && (!ok || int64(f.At.Sub(c.born)) > known.at)
 }
 
 // believe returns the fact that another node shared, unless an event has overtaken it or its time is over. A clock that is
@@ -93,7 +103,7 @@ func (c *Cache) believe(s sharedFact, user string, q *asking) (Fact, bool) {
 
 // toShared puts what was just learnt, and what others had put and is still true.
 func (c *Cache) toShared(ctx context.Context, u *userFacts, q *asking, others []sharedFact, facts []Fact) {
-	if c.config.Shared == nil || c.config.Hub.Generation() != q.generation {
+	if c.config.Shared == nil || len(facts) == 0 || c.config.Hub.Generation() != q.generation {
 		return
 	}
 	entry := sharedFacts{Version: sharedVersion, Forge: c.config.Name, User: u.id}
@@ -106,9 +116,6 @@ func (c *Cache) toShared(ctx context.Context, u *userFacts, q *asking, others []
 		}
 	}
 	for _, f := range facts {
-		if f.Access == Unknown {
-			continue
-		}
 		mine[f.Repo.ID] = true
 		add(sharedFact{Repo: f.Repo.ID, Read: f.Access == Read, At: f.At.UnixNano(), NotAfter: f.NotAfter.UnixNano(), Position: q.position, Origin: clip(f.Origin)})
 	}

@@ -42,6 +42,7 @@ type Transport struct {
 	limiter *rate.Limiter
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	rested  atomic.Int64 // Unix nanoseconds: no request before
+	refused atomic.Bool  // the forge has just refused the gate's token, which more requests do not mend
 }
 
 // NewTransport checks c and returns a Transport.
@@ -59,19 +60,20 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Transport{
+	t := &Transport{
 		config: c, slots: make(chan struct{}, c.Concurrent), behind: make(chan struct{}, c.Concurrent/2),
 		limiter: rate.NewLimiter(rate.Limit(c.PerSecond), c.Burst),
-		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-			Name: c.Forge, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 5 * time.Second,
-			ReadyToTrip: func(n gobreaker.Counts) bool {
-				return n.ConsecutiveFailures >= 5 || n.Requests >= 20 && 2*n.TotalFailures >= n.Requests
-			},
-			OnStateChange: func(name string, from, to gobreaker.State) {
-				c.Logger.Warn("the forge's circuit breaker changed", "forge", name, "from", from.String(), "to", to.String())
-			},
-		}),
-	}, nil
+	}
+	t.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: c.Forge, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 5 * time.Second,
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return t.refused.Load() || n.ConsecutiveFailures >= 5 || n.Requests >= 20 && 2*n.TotalFailures >= n.Requests
+		},
+		OnStateChange: func(name string, from, to gobreaker.State) {
+			c.Logger.Warn("the forge's circuit breaker changed", "forge", name, "from", from.String(), "to", to.String())
+		},
+	})
+	return t, nil
 }
 
 // RoundTrip implements [http.RoundTripper]. It waits for its turn for as long as the request's context allows.
@@ -86,7 +88,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("%w: it failed too often", ErrResting)
 	}
 	answer, err := t.config.Base.RoundTrip(r)
-	settle(t.failure(r, answer, err))
+	failure := t.failure(r, answer, err)
+	t.refused.Store(hasStatus(failure, http.StatusUnauthorized))
+	settle(failure)
 	if err != nil {
 		release()
 		return nil, err
@@ -157,7 +161,7 @@ func (t *Transport) failure(r *http.Request, answer *http.Response, err error) e
 		return nil // whoever asked has gone
 	case err != nil:
 		return err
-	case answer.StatusCode == http.StatusUnauthorized && !t.config.Foreign:
+	case answer.StatusCode == http.StatusUnauthorized && !t.config.Foreign && showsToken(r):
 		t.config.Logger.Error("the forge refuses the gate's token: nothing can be learnt from it", "forge", t.config.Forge)
 		return &statusError{answer.StatusCode}
 	case answer.StatusCode >= 500:
@@ -166,19 +170,33 @@ func (t *Transport) failure(r *http.Request, answer *http.Response, err error) e
 	return nil
 }
 
-// maxRest bounds how long a forge may silence the gate with one answer.
-const maxRest = 15 * time.Minute
+// showsToken reports whether a request carries a credential: without one a 401 is an answer.
+func showsToken(r *http.Request) bool {
+	return r.Header.Get("Authorization") != "" || r.Header.Get("Private-Token") != ""
+}
+
+const (
+	// maxRest bounds how long a forge may silence the gate with one answer.
+	maxRest = 15 * time.Minute
+	// maxForeignRest is the same where the token was somebody else's, whose limit is nobody else's.
+	maxForeignRest = 2 * time.Second
+)
 
 // rest stops asking for as long as the forge says. A limit that is used up is known before the first request fails.
 func (t *Transport) rest(answer *http.Response) {
 	h := answer.Header
 	limited := answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusServiceUnavailable && h.Get("Retry-After") != "" ||
 		answer.StatusCode == http.StatusForbidden && (h.Get("Retry-After") != "" || h.Get("X-Ratelimit-Remaining") == "0")
-	if !limited && h.Get("X-Ratelimit-Remaining") != "0" && h.Get("Ratelimit-Remaining") != "0" {
+	usedUp := !t.config.Foreign && (h.Get("X-Ratelimit-Remaining") == "0" || h.Get("Ratelimit-Remaining") == "0")
+	if !limited && !usedUp {
 		return
 	}
+	longest := maxRest
+	if t.config.Foreign {
+		longest = maxForeignRest
+	}
 	now := t.config.Now()
-	until := now.Add(min(restFor(h, now), maxRest))
+	until := now.Add(min(restFor(h, now), longest))
 	if limited && !until.After(now) {
 		until = now.Add(time.Second)
 	}

@@ -15,9 +15,9 @@ type userFacts struct {
 	used atomic.Int64 // Unix seconds, for eviction
 	view atomic.Pointer[view]
 
-	mu      sync.Mutex // guards what follows, and writing view
-	lanes   [2]lane    // those that somebody waits for, and the others
-	suspect map[uint32]time.Time
+	mu      sync.Mutex       // guards what follows, and writing view
+	lanes   [2]lane          // those that somebody waits for, and the others
+	suspect map[uint32]int64 // rights that were gained all at once, and when that was first so
 }
 
 // view is all that is known of a user at one moment. It never changes.
@@ -81,10 +81,16 @@ const (
 	quarantine = time.Second
 )
 
-// learn merges fresh facts into the user's view. It reports whether something changed that was known. The caller holds mu.
-func (u *userFacts) learn(fresh []cached, now time.Time) (changed bool) {
-	slices.SortFunc(fresh, func(a, b cached) int { return cmp.Compare(a.repo, b.repo) })
+// learn merges fresh facts into the user's view. It reports whether something changed that was known. now is as cached.at, and the
+// caller holds mu.
+func (u *userFacts) learn(fresh []cached, now int64) (changed bool) {
 	v := u.view.Load()
+	// Of two answers that cross, the one that was given later counts.
+	fresh = slices.DeleteFunc(fresh, func(f cached) bool {
+		old, ok := v.find(f.repo)
+		return ok && f.at < old.at
+	})
+	slices.SortFunc(fresh, func(a, b cached) int { return cmp.Compare(a.repo, b.repo) })
 	known := 0
 	var grown []int // into fresh
 	for i, f := range fresh {
@@ -93,7 +99,6 @@ func (u *userFacts) learn(fresh []cached, now time.Time) (changed bool) {
 			continue
 		}
 		known++
-		changed = changed || old.access != f.access
 		if old.access == None && f.access == Read {
 			grown = append(grown, i)
 		}
@@ -103,25 +108,30 @@ func (u *userFacts) learn(fresh []cached, now time.Time) (changed bool) {
 	} else {
 		u.suspect = nil
 	}
+	for _, f := range fresh {
+		old, ok := v.find(f.repo)
+		changed = changed || ok && old.access != f.access
+	}
 	u.view.Store(v.with(fresh))
 	return changed
 }
 
-// doubt leaves rights that a user gained all at once aside, until a later answer says so again.
-func (u *userFacts) doubt(fresh []cached, grown []int, now time.Time) {
-	next := make(map[uint32]time.Time)
+// doubt leaves rights that a user gained all at once aside, until an answer that was given later says so again. The same answer,
+// remembered by a provider or another node, agrees with itself for ever.
+func (u *userFacts) doubt(fresh []cached, grown []int, now int64) {
+	next := make(map[uint32]int64)
 	for _, i := range grown {
 		f := &fresh[i]
 		first, seen := u.suspect[f.repo]
-		if seen && now.Sub(first) >= quarantine {
+		if seen && time.Duration(f.at-first) >= quarantine {
 			continue
 		}
 		if !seen {
-			first = now
+			first = f.at
 		}
 		next[f.repo] = first
 		f.access = None
-		f.life = min(f.life, milliseconds(2*quarantine))
+		f.life = min(f.life, milliseconds(time.Duration(now-f.at)+2*quarantine))
 		f.soft = f.life
 	}
 	u.suspect = next

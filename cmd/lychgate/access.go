@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/authz/provenance"
@@ -91,8 +92,8 @@ func (d *decider) readers(ctx context.Context, zone, name string) (readers []rea
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := d.db.Lookup(ctx, ref); errors.Is(err, provenance.ErrNoRecord) {
-		return nil, nil, fmt.Errorf("%s: nothing was published under this name in zone %s", ref.Name(), zone)
+	if err := d.published(ctx, ref); err != nil {
+		return nil, nil, err
 	}
 	for _, f := range slices.Sorted(maps.Keys(d.providers)) {
 		people, ok := d.providers[f].(forge.People)
@@ -118,6 +119,21 @@ func (d *decider) readers(ctx context.Context, zone, name string) (readers []rea
 		}
 	}
 	return readers, silent, ctx.Err()
+}
+
+// published returns nil when something was published under a name, in its zone or one that it rests on.
+func (d *decider) published(ctx context.Context, ref artifact.Ref) error {
+	name, zone := ref.Name(), ref.Zone
+	bases := map[string]string{}
+	for _, z := range d.cfg.Zones {
+		bases[z.Name] = z.Base
+	}
+	for ; ref.Zone != ""; ref.Zone = bases[ref.Zone] {
+		if _, err := d.db.Lookup(ctx, ref); !errors.Is(err, provenance.ErrNoRecord) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: nothing was published under this name in zone %s", name, zone)
 }
 
 func printReaders(cmd *cobra.Command, readers []reader, silent []string, asJSON bool) error {

@@ -69,7 +69,7 @@ func openDecider(ctx context.Context, d *decider, activated func(policy.Activati
 }
 
 func (d *decider) load(activated func(policy.Activation)) error {
-	hub := forge.HubConfig{Logger: d.log, Told: []func(forge.Event){d.told}}
+	hub := forge.HubConfig{Logger: d.log, Forget: []func(forge.Event){d.forget}, Told: []func(forge.Event){d.told}}
 	if d.redis != nil {
 		hub.Bus = d.redis
 	}

@@ -14,6 +14,7 @@ import (
 type forgeMetrics struct {
 	questions *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
+	ages      prometheus.Histogram
 	enforced  prometheus.Histogram
 	events    *prometheus.CounterVec
 	rejected  *prometheus.CounterVec
@@ -24,8 +25,12 @@ type forgeMetrics struct {
 func newForgeMetrics() *forgeMetrics {
 	return &forgeMetrics{
 		questions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lychgate_forge_questions_total", Help: "Questions to forges, by forge, what was asked and outcome: answered, failed, resting or busy.",
-		}, []string{"forge", "what", "outcome"}),
+			Name: "lychgate_forge_questions_total", Help: "Questions to forges, by forge, what was asked, whether somebody waited or it was asked again in the background, and outcome: answered, failed, resting, or busy for somebody who waited in vain.",
+		}, []string{"forge", "what", "lane", "outcome"}),
+		ages: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "lychgate_fact_age_seconds", Help: "Age of the oldest answer of a forge that a decision rested on, when it was not remembered.",
+			Buckets: []float64{1, 5, 10, 30, 60, 90, 120, 180, 240, 300},
+		}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lychgate_forge_question_seconds", Help: "Time from a question to a forge to its answer, with the wait for a turn.",
 			Buckets: prometheus.ExponentialBuckets(0.002, 3, 9),
@@ -73,9 +78,16 @@ func (m *forgeMetrics) asked(a forge.Asked) {
 	case a.Err != nil:
 		outcome = "failed"
 	}
-	m.questions.WithLabelValues(a.Forge, a.What, outcome).Inc()
+	lane := "waited"
+	if a.Background {
+		lane = "background"
+	}
+	m.questions.WithLabelValues(a.Forge, a.What, lane, outcome).Inc()
 	m.seconds.WithLabelValues(a.Forge, a.What).Observe(a.Took.Seconds())
 }
+
+// used notes how old what was used is.
+func (m *forgeMetrics) used(age time.Duration) { m.ages.Observe(age.Seconds()) }
 
 // told counts one event that has been enforced here.
 func (m *forgeMetrics) told(e forge.Event) {
@@ -103,8 +115,11 @@ func (m *forgeMetrics) refused(what string) { m.rejected.WithLabelValues(what).I
 
 // register adds what a decider has to show.
 func (m *forgeMetrics) register(r *prometheus.Registry, d *decider) {
+	for name := range d.providers { // so that a forge that never tells of anything is seen
+		m.events.WithLabelValues(name, "user").Add(0)
+	}
 	r.MustRegister(
-		m.questions, m.seconds, m.enforced, m.events, m.rejected, m.canary, m.lost,
+		m.questions, m.seconds, m.ages, m.enforced, m.events, m.rejected, m.canary, m.lost,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lychgate_oldest_fact_seconds", Help: "Age of the oldest answer of a forge that was used since the last scrape; never above 300.",
 		}, d.oldestFact),

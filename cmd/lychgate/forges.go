@@ -132,7 +132,7 @@ func (d *decider) loadForge(f *config.Forge) (forge.Provider, error) {
 	}
 	d.providers[f.Name] = p
 	cache, err := forge.NewCache(forge.CacheConfig{
-		Name: f.Name, Provider: p, Hub: d.hub, Shared: d.shared(), Logger: d.log, Asked: d.watched.asked,
+		Name: f.Name, Provider: p, Hub: d.hub, Shared: d.shared(), Logger: d.log, Asked: d.watched.asked, Used: d.watched.used,
 		Changed: func(forge, user string) { d.authorizer.Invalidate(forge, user) },
 	})
 	if err != nil {
@@ -151,12 +151,15 @@ func (d *decider) shared() forge.Shared {
 	return d.redis
 }
 
-// told passes on that something may have changed: first to those who remember what forges said, then to those who remember
-// what followed from it.
-func (d *decider) told(e forge.Event) {
+// forget passes on that what forges said may not be true any more.
+func (d *decider) forget(e forge.Event) {
 	for _, c := range d.caches {
-		c.Told(e)
+		c.Forget(e)
 	}
+}
+
+// told passes on to those who remember what followed from it, once nothing learnt before counts.
+func (d *decider) told(e forge.Event) {
 	if d.authorizer != nil {
 		d.authorizer.Told(e)
 	}

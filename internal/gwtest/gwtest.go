@@ -192,7 +192,7 @@ func (g *Gate) rules(o Options) {
 	var err error
 	g.Static, err = forge.LoadStatic(forge.StaticConfig{Name: Forge, File: g.Path("forge.yaml"), OnChange: func() { g.Authz.InvalidateAll() }})
 	g.must(err, "load the forge")
-	g.Hub = forge.NewHub(forge.HubConfig{Bus: o.Bus, Told: []func(forge.Event){g.told}})
+	g.Hub = forge.NewHub(forge.HubConfig{Bus: o.Bus, Forget: []func(forge.Event){g.forget}, Told: []func(forge.Event){func(e forge.Event) { g.Authz.Told(e) }}})
 	g.Forges, err = forge.NewMulti(forge.Named{Name: g.forge, Provider: g.provider(o)})
 	g.must(err, "combine the forges")
 	signers := map[string]any{"signers": []any{"ci"}}
@@ -234,13 +234,11 @@ func (g *Gate) provider(o Options) forge.Provider {
 	return g.Cache
 }
 
-// told passes on that something may have changed: first to those who remember what forges said, then to those who remember what
-// followed from it.
-func (g *Gate) told(e forge.Event) {
+// forget passes on that what the forge said may not be true any more.
+func (g *Gate) forget(e forge.Event) {
 	if g.Cache != nil {
-		g.Cache.Told(e)
+		g.Cache.Forget(e)
 	}
-	g.Authz.Told(e)
 }
 
 // WriteForge replaces the forge file; Static.Reload or time makes the gate follow.

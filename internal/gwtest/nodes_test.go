@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -36,7 +37,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	c := &cluster{T: t, remote: gwtest.NewRemote(), redis: redis.Start(t, redis.Options{})}
-	c.remote.Delay = 5 * time.Millisecond
+	c.remote.Slow(5 * time.Millisecond)
 	object := gwtest.NewObject("hello", "package")
 	c.path = "/sstate/main/" + object.Name
 	for _, user := range []string{"alice", "bob", "carol", "ci"} {
@@ -249,6 +250,10 @@ func TestRevocationInBadWeather(t *testing.T) {
 		{"emptied", func() { c.redis.Do(t, "FLUSHALL") }, func() {}},
 		{"emptied afterwards", func() {}, func() { c.redis.Do(t, "FLUSHALL") }},
 		{"killed and empty", func() { c.redis.Kill(t); c.redis.Wipe(t); c.redis.Restart(t) }, func() {}},
+		{"the git server fails", func() { c.remote.Fail(io.ErrUnexpectedEOF) }, func() { c.remote.Fail(nil) }},
+		{"the git server is slow", func() { c.remote.Slow(3 * time.Second) }, func() { c.remote.Slow(5 * time.Millisecond) }},
+		{"the git server rests", func() { c.remote.Fail(forge.ErrResting) }, func() { c.remote.Fail(nil) }},
+		{"the git server lies", func() { c.remote.Lie(true) }, func() { c.remote.Lie(false) }},
 		{"old values put back", func() { c.putBack(t) }, func() {}},
 	} {
 		c.inTouch()

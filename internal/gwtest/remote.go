@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -21,19 +20,16 @@ import (
 )
 
 // Remote is a git server that is asked over a network, in memory: what it answers, how slowly, and whether it tells of changes
-// is the test's choice. A repository's id is its path. It is safe for concurrent use.
+// is the test's choice. A repository's id is the path that it had first. It is safe for concurrent use.
 type Remote struct {
-	Delay   time.Duration                     // of each answer
-	Limit   func(ctx context.Context) error   // called before each answer; nil for none
-	Answers atomic.Int64                      // questions answered so far
-	Said    func(user, repo string, may bool) // called with each answer as it leaves, for checkers; nil for none
-
 	mu      sync.Mutex // guards what follows
 	users   map[string]forge.User
 	reads   map[[2]string]bool // user's id and repository's path
 	keys    map[string]string  // fingerprint to user's id
+	ids     map[string]string  // of repositories that do not have their path for one; "" for a path without a repository
+	delay   time.Duration
 	failing error
-	gone    map[string]bool // repositories that were deleted
+	lying   bool
 }
 
 // HookSecret is the secret of a Remote's hooks.
@@ -41,7 +37,7 @@ const HookSecret = "the hook's secret"
 
 // NewRemote returns a Remote with the users of DefaultForge but mallory, who may read nothing. Each has the SSH key of [SSHSigner].
 func NewRemote() *Remote {
-	r := &Remote{users: map[string]forge.User{}, reads: map[[2]string]bool{}, keys: map[string]string{}, gone: map[string]bool{}}
+	r := &Remote{users: map[string]forge.User{}, reads: map[[2]string]bool{}, keys: map[string]string{}, ids: map[string]string{}}
 	for _, u := range []forge.User{
 		{ID: "1", Name: "alice", Kind: authn.Human},
 		{ID: "2", Name: "bob", Kind: authn.Human},
@@ -54,7 +50,29 @@ func NewRemote() *Remote {
 	return r
 }
 
-// Set gives or takes a user's right to read.
+// Rename moves a repository. Nothing is left under the old path.
+func (r *Remote) Rename(from, to string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids[to], r.ids[from] = r.repo(from), ""
+}
+
+// Create puts another repository, with an id of its own, under a path.
+func (r *Remote) Create(path, id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids[path] = id
+}
+
+// repo returns the id of what is under a path. The caller holds mu.
+func (r *Remote) repo(path string) string {
+	if id, ok := r.ids[path]; ok {
+		return id
+	}
+	return path
+}
+
+// Set gives or takes a user's right to read a repository, by its id.
 func (r *Remote) Set(user, repo string, may bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,6 +102,20 @@ func (r *Remote) Fail(err error) {
 	r.failing = err
 }
 
+// Slow makes each answer take so long.
+func (r *Remote) Slow(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.delay = d
+}
+
+// Lie makes the forge say yes, about another repository than it is asked about; false ends that.
+func (r *Remote) Lie(lying bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lying = lying
+}
+
 // id returns the id of a user who goes by a name. The caller holds mu.
 func (r *Remote) id(name string) string {
 	for id, u := range r.users {
@@ -94,25 +126,17 @@ func (r *Remote) id(name string) string {
 	return name
 }
 
-// answer waits, and says whether the forge answers at all.
-func (r *Remote) answer(ctx context.Context) error {
-	if r.Limit != nil {
-		if err := r.Limit(ctx); err != nil {
-			return err
-		}
-	}
-	r.Answers.Add(1)
+// fault says why the forge does not answer.
+func (r *Remote) fault() error {
 	r.mu.Lock()
-	failing := r.failing
-	r.mu.Unlock()
-	return failing
+	defer r.mu.Unlock()
+	return r.failing
 }
 
 func (r *Remote) wait(ctx context.Context) error {
-	if r.Delay == 0 {
-		return nil
-	}
-	t := time.NewTimer(r.Delay)
+	r.mu.Lock()
+	t := time.NewTimer(r.delay)
+	r.mu.Unlock()
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -125,19 +149,18 @@ func (r *Remote) wait(ctx context.Context) error {
 // Access implements [forge.Provider].
 func (r *Remote) Access(ctx context.Context, p authn.Principal, repos []forge.Repo) ([]forge.Fact, error) {
 	at := time.Now()
-	if err := r.answer(ctx); err != nil {
+	if err := r.fault(); err != nil {
 		return nil, err
 	}
 	facts := make([]forge.Fact, len(repos))
 	r.mu.Lock()
 	for i, repo := range repos {
 		facts[i] = forge.Fact{Repo: repo, Access: forge.None, At: at, NotAfter: at.Add(time.Hour), Origin: "a forge in memory"}
-		may := r.reads[[2]string{p.ID, repo.ID}] && !r.gone[repo.ID]
-		if may {
+		if r.reads[[2]string{p.ID, repo.ID}] {
 			facts[i].Access = forge.Read
 		}
-		if r.Said != nil {
-			r.Said(p.ID, repo.ID, may)
+		if r.lying {
+			facts[i].Repo.ID, facts[i].Access = repo.ID+"-lie", forge.Read
 		}
 	}
 	r.mu.Unlock()
@@ -160,7 +183,7 @@ func (r *Remote) KeyOwner(ctx context.Context, fingerprint string) (forge.User, 
 }
 
 func (r *Remote) find(ctx context.Context, id func() string) (forge.User, error) {
-	if err := r.answer(ctx); err != nil {
+	if err := r.fault(); err != nil {
 		return forge.User{}, err
 	}
 	r.mu.Lock()
@@ -180,7 +203,16 @@ func (r *Remote) Resolve(ctx context.Context, l source.Locator) (forge.Repo, boo
 	if l.Host != Forge {
 		return forge.Repo{}, false, nil
 	}
-	return forge.Repo{Forge: Forge, ID: l.Path}, true, r.answer(ctx)
+	if err := r.fault(); err != nil {
+		return forge.Repo{}, false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := r.repo(l.Path)
+	if id == "" {
+		return forge.Repo{}, true, forge.ErrNoRepo
+	}
+	return forge.Repo{Forge: Forge, ID: id}, true, nil
 }
 
 // RemoteHook is what a Remote posts.
