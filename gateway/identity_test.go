@@ -77,19 +77,20 @@ func TestPublishWithoutTheRepository(t *testing.T) {
 	ci, o := g.As("ci"), gwtest.NewObject("lib", "package")
 	for _, c := range []struct {
 		name   string
+		path   string
 		change func()
 		want   int
 	}{
-		{"no such repository", func() { r.Rename(theRepo, "team/moved") }, http.StatusUnprocessableEntity},
-		{"the forge is away", func() { r.Fail(errors.New("down")) }, http.StatusServiceUnavailable},
+		{"no such repository", theRepo, func() { r.Rename(theRepo, "team/moved") }, http.StatusUnprocessableEntity},
+		{"the forge is away", "team/other", func() { r.Fail(errors.New("down")) }, http.StatusServiceUnavailable},
 	} {
 		up := begin(t, ci, "main", o)
 		stage(ci, up.ID, 0, 0, o.Content)
 		c.change()
-		st := statement(g, "main", []gwtest.Object{o}, theSource)
+		st := statement(g, "main", []gwtest.Object{o}, "git://git.example.com/"+c.path+".git;protocol=https")
 		st.UploadID = up.ID
-		if code, _, failure := commit(ci, up.ID, g.Seal(st)); code != c.want {
-			t.Errorf("%s: %d %+v, want %d", c.name, code, failure, c.want)
+		if res := ci.Do(http.MethodPost, "/v1/uploads/"+up.ID+"/commit", g.Seal(st)); res.StatusCode != c.want {
+			t.Errorf("%s: %d %s, want %d", c.name, res.StatusCode, res.Bytes, c.want)
 		}
 		r.Fail(nil)
 	}
