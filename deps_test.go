@@ -636,3 +636,27 @@ type noImporter struct{}
 func (noImporter) Import(name string) (*types.Package, error) {
 	return nil, fmt.Errorf("package %s is not looked at", name)
 }
+
+// TestNoPartialEvaluation: a policy that was evaluated in part has been seen to allow what the whole denies (an every over a part of
+// the input that was not known). Whoever wants it shows first that this is over.
+func TestNoPartialEvaluation(t *testing.T) {
+	found := 0
+	for _, p := range tree(t) {
+		for _, f := range p.files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.SelectorExpr)
+				if !ok || p.name != "policy" {
+					return true
+				}
+				found++
+				if slices.Contains([]string{"Partial", "PartialResult", "PrepareForPartial"}, call.Sel.Name) {
+					t.Errorf("%s: %s: evaluates a policy in part", p.name, call.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+	if found == 0 {
+		t.Error("no call in policy was looked at")
+	}
+}

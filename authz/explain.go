@@ -87,7 +87,7 @@ func (v Verdict) String() string {
 }
 
 // Explain answers r as Decide would, and shows everything the answer rests on. Nothing is remembered and nothing
-// remembered is used: forges are asked now, and every claim is judged, not only the first that allows. What a forge that is
+// remembered is used: forges are asked, through the caches that they stand behind, and every claim is judged, not only the first that allows. What a forge that is
 // away does to the denials of others is left out. The error is one that Decide would return; the explanation comes with it
 // unless the request itself is wrong.
 func (a *Authorizer) Explain(ctx context.Context, r *Request) (*Explanation, error) {
