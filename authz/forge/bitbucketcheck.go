@@ -53,7 +53,7 @@ func (b *Bitbucket) checkHook() Finding {
 	if b.config.HookSecret.IsZero() {
 		return Finding{
 			"hook", Doubtful, "no secret is configured, so no delivery is believed",
-			"add a webhook to https://GATE/v1/hooks/" + b.config.Name + " to each project, for project and repository changes, with the secret configured here",
+			"add a webhook to https://GATE" + hookPath(b.config.Name) + " to each project, for project and repository changes, with the secret configured here",
 		}
 	}
 	return Finding{What: "hook", Detail: "a secret is configured; which projects post here, the server tells only one by one"}

@@ -3,9 +3,7 @@ package forge
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -219,20 +217,6 @@ func (c *Callback) authentic(header http.Header, nonce string, body []byte) erro
 		return fmt.Errorf("the answer's %s is %.20q: set the clocks of both machines", callbackTime, at)
 	}
 	return nil
-}
-
-// isHexMAC reports whether text is HMAC-SHA256 of the parts under secret, in hexadecimal.
-func isHexMAC(text string, secret authn.Secret, parts ...[]byte) bool {
-	sum, err := hex.DecodeString(text)
-	return err == nil && hmac.Equal(sum, macOf(secret, parts...))
-}
-
-func macOf(secret authn.Secret, parts ...[]byte) []byte {
-	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
-	for _, part := range parts {
-		mac.Write(part)
-	}
-	return mac.Sum(nil)
 }
 
 func readCallbackAnswer(data []byte) (*callbackAnswer, error) {

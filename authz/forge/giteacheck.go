@@ -101,7 +101,7 @@ func (g *Gitea) checkSudo(ctx context.Context, canary string) (Finding, bool) {
 
 // checkHook looks for a system webhook that leads here.
 func (g *Gitea) checkHook(ctx context.Context) Finding {
-	hint := "add a system webhook to https://GATE/v1/hooks/" + g.config.Name + " for repository events, with the secret configured here"
+	hint := "add a system webhook to https://GATE" + hookPath(g.config.Name) + " for repository events, with the secret configured here"
 	if g.config.HookSecret.IsZero() {
 		return Finding{"hook", Doubtful, "no secret is configured, so no delivery is believed", hint}
 	}
@@ -120,7 +120,7 @@ func (g *Gitea) checkHook(ctx context.Context) Finding {
 		}
 	}
 	for _, h := range hooks {
-		if h.Active && slices.Contains(h.Events, "repository") && strings.HasSuffix(h.Config.URL, "/v1/hooks/"+g.config.Name) {
+		if h.Active && slices.Contains(h.Events, "repository") && isHookOf(h.Config.URL, g.config.Name) {
 			return Finding{What: "hook", Detail: "a system webhook leads here"}
 		}
 	}

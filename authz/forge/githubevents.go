@@ -3,9 +3,6 @@ package forge
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -74,13 +71,7 @@ func (g *GitHub) ReadHook(header http.Header, body []byte) (Delivery, error) {
 // signed checks "sha256=HEX" over the body as it came. The older header with SHA-1 counts for nothing.
 func (g *GitHub) signed(signature string, body []byte) bool {
 	hexadecimal, ok := strings.CutPrefix(signature, "sha256=")
-	got, err := hex.DecodeString(hexadecimal)
-	if !ok || err != nil || g.config.HookSecret.IsZero() {
-		return false
-	}
-	sum := hmac.New(sha256.New, []byte(g.config.HookSecret.Reveal()))
-	sum.Write(body)
-	return hmac.Equal(got, sum.Sum(nil))
+	return ok && signedBody(g.config.HookSecret, body, hexadecimal)
 }
 
 // event says what a hook is about. A hook can be told to send all there is, so what is not named here is about nothing.

@@ -9,15 +9,24 @@ import (
 	"github.com/lychgate/lychgate/authz/authn"
 )
 
-// signedBody reports whether signature is the HMAC-SHA256 of body in hexadecimal, in constant time. Without a secret nothing is signed.
+// signedBody reports whether signature is the HMAC-SHA256 of body in hexadecimal. Without a secret nothing is signed.
 func signedBody(secret authn.Secret, body []byte, signature string) bool {
-	given, err := hex.DecodeString(signature)
-	if err != nil || secret.IsZero() {
-		return false
-	}
+	return isHexMAC(signature, secret, body)
+}
+
+// isHexMAC reports, in constant time, whether text is the HMAC-SHA256 of the parts under secret, in hexadecimal. Without a secret
+// nothing is.
+func isHexMAC(text string, secret authn.Secret, parts ...[]byte) bool {
+	sum, err := hex.DecodeString(text)
+	return err == nil && !secret.IsZero() && hmac.Equal(sum, macOf(secret, parts...))
+}
+
+func macOf(secret authn.Secret, parts ...[]byte) []byte {
 	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
-	mac.Write(body)
-	return hmac.Equal(mac.Sum(nil), given)
+	for _, part := range parts {
+		mac.Write(part)
+	}
+	return mac.Sum(nil)
 }
 
 // bodyID names a delivery by what was signed. The id that comes in a header is not under the signature: whoever sends a delivery

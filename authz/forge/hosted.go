@@ -19,7 +19,7 @@ import (
 	"github.com/lychgate/lychgate/authz/authn"
 )
 
-// What the providers of GitLab and GitHub have in common.
+// What the providers of servers that are asked over HTTP have in common.
 
 // parallelQuestions bounds the repositories that one call of Access asks about at a time.
 const parallelQuestions = 8
