@@ -41,9 +41,7 @@ func TestLoad(t *testing.T) {
 	before := heap()
 	cold := s.run(t, cache, l.cold)
 	t.Logf("cold: %s; %d questions", cold, s.count())
-	if full := s.fill(t, cache); full > 0 {
-		t.Errorf("%d of the users could not be asked about one after the other", full)
-	}
+	s.fill(t, cache)
 	asked := s.count()
 	warm := s.run(t, cache, l.warm)
 	t.Logf("warm: %s; %d questions", warm, s.count()-asked)
@@ -236,26 +234,22 @@ func (s *busyForge) ask(t *testing.T, cache *forge.Cache, user int, repos []forg
 	return nil
 }
 
-// fill asks about every repository of every user, as fast as the forge takes it, and returns of how many users it could not.
-func (s *busyForge) fill(t *testing.T, cache *forge.Cache) (failed int) {
+// fill asks about every repository of every user, as fast as the forge takes it.
+func (s *busyForge) fill(t *testing.T, cache *forge.Cache) {
 	repos := make([]forge.Repo, s.repos)
 	for i := range repos {
 		repos[i] = forge.Repo{Forge: "busy", ID: fmt.Sprint(i)}
 	}
-	var mu sync.Mutex // guards failed
 	var asking sync.WaitGroup
 	slots := make(chan struct{}, 32)
 	for user := range s.users {
 		slots <- struct{}{}
 		asking.Go(func() {
 			defer func() { <-slots }()
-			if s.ask(t, cache, user, repos) != nil {
-				mu.Lock()
-				failed++
-				mu.Unlock()
+			for s.ask(t, cache, user, repos) != nil && t.Context().Err() == nil {
+				continue // what was asked before is still being answered
 			}
 		})
 	}
 	asking.Wait()
-	return failed
 }
