@@ -53,6 +53,13 @@ func (f *fakeForge) count() int {
 	return f.requests
 }
 
+// peak returns how many requests were under way at once.
+func (f *fakeForge) peak() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
 func limited(t *testing.T, f *fakeForge, change func(*TransportConfig)) *Transport {
 	t.Helper()
 	if f.status == 0 {
@@ -114,8 +121,8 @@ func TestTransportConcurrency(t *testing.T) {
 			})
 		}
 		asking.Wait()
-		if f.most != 4 {
-			t.Errorf("%d at once, want 4", f.most)
+		if most := f.peak(); most != 4 {
+			t.Errorf("%d at once, want 4", most)
 		}
 		var open []io.Closer
 		for range 4 {
@@ -154,8 +161,8 @@ func TestTransportLanes(t *testing.T) {
 			asking.Go(func() { _ = get(background, tr) })
 		}
 		time.Sleep(10 * time.Second)
-		if f.most != 2 {
-			t.Errorf("%d in the background at once, want 2 of 4", f.most)
+		if most := f.peak(); most != 2 {
+			t.Errorf("%d in the background at once, want 2 of 4", most)
 		}
 		for range 3 {
 			began := time.Now()
