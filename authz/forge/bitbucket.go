@@ -181,60 +181,59 @@ func bitbucketAll[T any](ctx context.Context, api *rest, query url.Values, each 
 	return fmt.Errorf("the listing is longer than %d pages", bitbucketPages)
 }
 
-// Access implements [Provider].
+// Access implements [Provider]. Users and repositories of other forges are None. All facts are as old as the first request: what
+// changed while it went on may be in them, or not.
 func (b *Bitbucket) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]Fact, error) {
-	q := newInquiry(b.config.Name, "bitbucket "+b.config.Name, b.config.Now(), repos)
+	at := b.config.Now()
 	if p.Forge != b.config.Name {
-		return q.none("a user of another forge"), nil
+		return b.none(repos, at, "a user of another forge"), nil
 	}
 	u, err := b.byID(ctx, p.ID)
 	switch {
 	case errors.Is(err, ErrNoUser):
-		return q.none("no such user"), nil
+		return b.none(repos, at, "no such user"), nil
 	case err != nil:
 		return nil, err
 	case !u.Active:
-		return q.none("the user is not active"), nil
+		return b.none(repos, at, "the user is not active"), nil
 	}
-	if err := b.locate(ctx, q); err != nil {
+	if err := b.locate(ctx, repos); err != nil {
 		return nil, err
 	}
 	var shown sync.Once
 	var lie error
-	q.ask(ctx, func(ctx context.Context, id string) (Access, error) {
-		repo, access, err := b.access(ctx, u, id)
-		if err == nil && access == Read && !repo.Public && !repo.Project.Public {
+	facts, err := askEach(ctx, repos, b.origin(), func(ctx context.Context, r Repo) (verdict, error) {
+		if _, known := b.place(r.ID); r.Forge != b.config.Name || !known {
+			return verdict{access: None, at: at, why: "no such repository"}, nil
+		}
+		repo, access, err := b.access(ctx, u, r.ID)
+		if err != nil {
+			return verdict{}, err
+		}
+		if access == Read && !repo.Public && !repo.Project.Public {
 			shown.Do(func() { lie = b.nobodyMay(ctx, repo) })
 		}
-		return access, err
+		return verdict{access: access, at: at, why: "the users with permission to read"}, nil
 	})
 	if lie != nil {
 		return nil, lie
 	}
-	return q.result()
+	return facts, err
+}
+
+// origin is what facts say of where they are from.
+func (b *Bitbucket) origin() string { return "bitbucket " + b.config.Name }
+
+func (b *Bitbucket) none(repos []Repo, at time.Time, why string) []Fact {
+	return noneOf(repos, b.origin(), verdict{access: None, at: at, why: why})
 }
 
 // locate looks for the repositories whose place is not known, all at once. What is not there can be read by nobody.
-func (b *Bitbucket) locate(ctx context.Context, q *inquiry) error {
-	missing := false
-	for _, i := range q.open() {
-		id := q.facts[i].Repo.ID
-		if _, ok := numericID(id); !ok {
-			q.answer(i, None)
-			continue
-		}
-		_, known := b.place(id)
-		missing = missing || !known
-	}
-	if !missing {
-		return nil
-	}
-	if err := b.find(ctx); err != nil {
-		return err
-	}
-	for _, i := range q.open() {
-		if _, known := b.place(q.facts[i].Repo.ID); !known {
-			q.answer(i, None)
+func (b *Bitbucket) locate(ctx context.Context, repos []Repo) error {
+	for _, r := range repos {
+		_, ok := numericID(r.ID)
+		if _, known := b.place(r.ID); ok && !known && r.Forge == b.config.Name {
+			return b.find(ctx)
 		}
 	}
 	return nil

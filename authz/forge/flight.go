@@ -225,7 +225,7 @@ func open(facts []Fact) map[string]string {
 	return out
 }
 
-// keep remembers what no event overtook, and returns it.
+// keep remembers what no event overtook and nothing younger contradicts, and returns it.
 func (c *Cache) keep(u *userFacts, q *asking, facts []Fact) []cached {
 	fresh := make([]cached, 0, len(facts))
 	for _, f := range facts {
@@ -244,7 +244,7 @@ func (c *Cache) keep(u *userFacts, q *asking, facts []Fact) []cached {
 		fresh = append(fresh, next)
 	}
 	u.mu.Lock()
-	changed := u.learn(fresh, int64(c.config.Now().Sub(c.born)))
+	fresh, changed := u.learn(fresh, int64(c.config.Now().Sub(c.born)))
 	u.mu.Unlock()
 	if changed {
 		c.config.Changed(c.config.Name, u.id)

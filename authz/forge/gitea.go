@@ -149,11 +149,12 @@ func giteaAccount(name string) bool {
 	return giteaName.MatchString(name) && lower != "search" && lower != "issues" && strings.Trim(name, ".") != ""
 }
 
-// Access implements [Provider].
+// Access implements [Provider]. Users and repositories of other forges are None. All facts are as old as the first request: what
+// changed while it went on may be in them, or not.
 func (g *Gitea) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]Fact, error) {
-	q := newInquiry(g.config.Name, "gitea "+g.config.Name, g.config.Now(), repos)
+	at := g.config.Now()
 	if p.Forge != g.config.Name {
-		return q.none("a user of another forge"), nil
+		return g.none(repos, at, "a user of another forge"), nil
 	}
 	if err := g.exact(ctx); err != nil {
 		return nil, err
@@ -161,88 +162,103 @@ func (g *Gitea) Access(ctx context.Context, p authn.Principal, repos []Repo) ([]
 	u, err := g.byID(ctx, p.ID)
 	switch {
 	case errors.Is(err, ErrNoUser):
-		return q.none("no such user"), nil
+		return g.none(repos, at, "no such user"), nil
 	case err != nil:
 		return nil, err
 	case u.blocked():
-		return q.none("the user is blocked"), nil
+		return g.none(repos, at, "the user is blocked"), nil
 	}
-	if err := g.inquire(ctx, q, u.Login); err != nil {
+	facts, err := g.inquire(ctx, u.Login, repos, at)
+	if err != nil {
 		return nil, err
 	}
+	// Only now is it known for whom the server took the login all the while.
 	if u, err = g.impersonated(ctx, u); err != nil {
 		return nil, err
 	}
 	if u.blocked() {
-		return q.none("the user is blocked"), nil
+		return g.none(repos, at, "the user is blocked"), nil
 	}
-	return q.result()
+	return facts, nil
 }
 
-// inquire asks in the name of login.
-func (g *Gitea) inquire(ctx context.Context, q *inquiry, login string) error {
-	if len(q.open()) > giteaOneByOne {
-		if err := g.list(ctx, q, login); err != nil {
-			return err
+// origin is what facts say of where they are from.
+func (g *Gitea) origin() string { return "gitea " + g.config.Name }
+
+func (g *Gitea) none(repos []Repo, at time.Time, why string) []Fact {
+	return noneOf(repos, g.origin(), verdict{access: None, at: at, why: why})
+}
+
+// inquire asks in the name of login: for a list of what can be read, when there are many repositories, else about each.
+func (g *Gitea) inquire(ctx context.Context, login string, repos []Repo, at time.Time) ([]Fact, error) {
+	var listed map[int64]Access
+	if len(repos) > giteaOneByOne {
+		var err error
+		if listed, err = g.list(ctx, login, repos); err != nil {
+			return nil, err
 		}
 	}
-	q.ask(ctx, func(ctx context.Context, id string) (Access, error) { return g.access(ctx, login, id) })
-	return nil
+	return askEach(ctx, repos, g.origin(), func(ctx context.Context, r Repo) (verdict, error) {
+		id, ok := numericID(r.ID)
+		if !ok || r.Forge != g.config.Name {
+			return verdict{access: None, at: at, why: "no such repository"}, nil
+		}
+		access, known := listed[id]
+		if !known {
+			var err error
+			if access, err = g.access(ctx, login, id); err != nil {
+				return verdict{}, err
+			}
+		}
+		return verdict{access: access, at: at, why: "the user's permission to pull"}, nil
+	})
 }
 
 // access asks about one repository by its id. What the user may not see at all is answered with 404.
-func (g *Gitea) access(ctx context.Context, login, id string) (Access, error) {
-	n, ok := numericID(id)
-	if !ok {
-		return None, nil
-	}
+func (g *Gitea) access(ctx context.Context, login string, id int64) (Access, error) {
 	var repo giteaRepo
-	switch err := g.get(ctx, login, nil, &repo, "repositories", id); {
+	switch err := g.get(ctx, login, nil, &repo, "repositories", strconv.FormatInt(id, 10)); {
 	case hasStatus(err, http.StatusNotFound):
 		return None, nil
 	case err != nil:
-		return Unknown, fmt.Errorf("ask about repository %s: %w", id, err)
-	case repo.ID != n:
-		return Unknown, fmt.Errorf("ask about repository %s: %w", id, errOtherThing)
+		return Unknown, fmt.Errorf("ask about repository %d: %w", id, err)
+	case repo.ID != id:
+		return Unknown, fmt.Errorf("ask about repository %d: %w", id, errOtherThing)
 	}
 	return repo.access(), nil
 }
 
 // list answers from the repositories that the user can see, by ascending id so that few move while pages are turned. It gives
-// up when asking one by one is cheaper. After the last page, what was not among them cannot be read.
-func (g *Gitea) list(ctx context.Context, q *inquiry, login string) error {
-	open := q.open()
+// up when asking one by one is cheaper: what is not in the map is to be asked about. After the last page, what was not among
+// them cannot be read.
+func (g *Gitea) list(ctx context.Context, login string, repos []Repo) (map[int64]Access, error) {
 	query := url.Values{"private": {"true"}, "sort": {"id"}, "order": {"asc"}, "limit": {strconv.Itoa(giteaPage)}}
-	places := make(map[int64][]int)
-	for _, i := range open {
-		n, _ := numericID(q.facts[i].Repo.ID)
-		places[n] = append(places[n], i)
-	}
-	for page := range 2 + len(open)/2 {
+	listed := make(map[int64]Access)
+	for page := range 2 + len(repos)/2 {
 		query.Set("page", strconv.Itoa(page+1))
 		var found struct {
 			OK   bool        `json:"ok"`
 			Data []giteaRepo `json:"data"`
 		}
 		if err := g.get(ctx, login, query, &found, "repos", "search"); err != nil {
-			return fmt.Errorf("list what a user can read: %w", err)
+			return nil, fmt.Errorf("list what a user can read: %w", err)
 		}
 		if !found.OK {
-			return errors.New("list what a user can read: the answer is not one")
+			return nil, errors.New("list what a user can read: the answer is not one")
 		}
 		if len(found.Data) == 0 { // a page may be shorter than was asked for, and not be the last
-			for _, i := range q.open() {
-				q.answer(i, None)
+			for _, r := range repos {
+				if id, ok := numericID(r.ID); ok && listed[id] == Unknown {
+					listed[id] = None
+				}
 			}
-			return nil
+			return listed, nil
 		}
 		for _, r := range found.Data {
-			for _, i := range places[r.ID] {
-				q.answer(i, r.access())
-			}
+			listed[r.ID] = r.access()
 		}
 	}
-	return nil
+	return listed, nil
 }
 
 // impersonated asks the server for whom it takes the user's login, and fails unless it is the same user.

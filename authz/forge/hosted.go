@@ -90,6 +90,15 @@ func (v verdict) fact(r Repo, origin string) Fact {
 	return Fact{Repo: r, Access: v.access, At: v.at, NotAfter: after, Origin: origin + ": " + v.why}
 }
 
+// noneOf gives every repository the same verdict, as for a user whom the forge does not know, or has blocked.
+func noneOf(repos []Repo, origin string, v verdict) []Fact {
+	facts := make([]Fact, len(repos))
+	for i, r := range repos {
+		facts[i] = v.fact(r, origin)
+	}
+	return facts
+}
+
 // askEach asks about each repository, several at a time. One that fails is Unknown with the reason as its Origin; it is an error
 // only when all do.
 func askEach(ctx context.Context, repos []Repo, origin string, judge func(context.Context, Repo) (verdict, error)) ([]Fact, error) {

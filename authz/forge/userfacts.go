@@ -81,9 +81,9 @@ const (
 	quarantine = time.Second
 )
 
-// learn merges fresh facts into the user's view. It reports whether something changed that was known. now is as cached.at, and the
-// caller holds mu.
-func (u *userFacts) learn(fresh []cached, now int64) (changed bool) {
+// learn merges fresh facts into the user's view, and returns those that are in it now. It reports whether something changed that was
+// known. now is as cached.at, and the caller holds mu.
+func (u *userFacts) learn(fresh []cached, now int64) (kept []cached, changed bool) {
 	v := u.view.Load()
 	// Of two answers that cross, the one that was given later counts.
 	fresh = slices.DeleteFunc(fresh, func(f cached) bool {
@@ -113,7 +113,7 @@ func (u *userFacts) learn(fresh []cached, now int64) (changed bool) {
 		changed = changed || ok && old.access != f.access
 	}
 	u.view.Store(v.with(fresh))
-	return changed
+	return fresh, changed
 }
 
 // doubt leaves rights that a user gained all at once aside, until an answer that was given later says so again. The same answer,
