@@ -58,6 +58,7 @@ type Hub struct {
 	all        mark // the last event about everything
 	position   uint64
 	unsent     []Event
+	mine       map[uint64]bool // positions of this node's own events that have not come back from the bus
 }
 
 // scope is what an event is about.
@@ -78,7 +79,7 @@ func NewHub(c HubConfig) *Hub {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	h := &Hub{config: c, born: c.Now(), scopes: make(map[scope]mark)}
+	h := &Hub{config: c, born: c.Now(), scopes: make(map[scope]mark), mine: make(map[uint64]bool)}
 	h.fenced.Store(c.Bus != nil)
 	return h
 }
@@ -268,30 +269,43 @@ func (h *Hub) reach(position uint64) {
 	h.position = max(h.position, position)
 }
 
+// count makes e the last event about what it is about. position is 0 while the bus has given it none.
 func (h *Hub) count(e Event, position uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.generation++
-	m := mark{h.generation, position, h.config.Now()}
-	if e.Key != "" {
-		h.note(scope{forge: e.Forge, key: e.Key}, m)
-	}
-	switch {
-	case e.Forge == "" && e.Key == "":
-		h.all = mark{m.generation, max(m.position, h.all.position), m.at}
-	case e.User != "": // what one user may do with one repository is kept with the user
-		h.note(scope{forge: e.Forge, user: e.User}, m)
-	case e.Repo != "":
-		h.note(scope{forge: e.Forge, repo: e.Repo}, m)
-	case e.Key != "": // it says nothing of what its owner may read
-	default:
-		h.note(scope{forge: e.Forge}, m)
+	for _, s := range e.scopes() {
+		h.note(s, mark{h.generation, position, h.config.Now()})
 	}
 	h.last.Store(h.generation)
 }
 
+// scopes returns what e is about. The empty scope is everything.
+func (e Event) scopes() (out []scope) {
+	if e.Key != "" {
+		out = append(out, scope{forge: e.Forge, key: e.Key})
+	}
+	switch {
+	case e.Forge == "" && e.Key == "":
+		out = append(out, scope{})
+	case e.User != "": // what one user may do with one repository is kept with the user
+		out = append(out, scope{forge: e.Forge, user: e.User})
+	case e.Repo != "":
+		out = append(out, scope{forge: e.Forge, repo: e.Repo})
+	case e.Key != "": // it says nothing of what its owner may read
+	default:
+		out = append(out, scope{forge: e.Forge})
+	}
+	return out
+}
+
 // note marks a scope. The caller holds mu.
 func (h *Hub) note(s scope, m mark) {
+	if s == (scope{}) {
+		m.position = max(m.position, h.all.position)
+		h.all = m
+		return
+	}
 	m.position = max(m.position, h.scopes[s].position)
 	h.makeRoom(m.at)
 	h.scopes[s] = m
@@ -325,11 +339,25 @@ func (h *Hub) queue(e Event) {
 	h.unsent = append(h.unsent, e)
 }
 
-// sent notes that the bus has taken e, and where. Others may have been told before it of what this node has not heard yet.
+// sent notes that the bus has taken e, and where: it is not told again when it comes back from there. Others may have been told
+// before it of what this node has not heard yet.
 func (h *Hub) sent(e Event, position uint64) {
-	h.count(e, position)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, s := range e.scopes() {
+		m := h.scopes[s]
+		if s == (scope{}) {
+			m = h.all
+		}
+		if m.at.IsZero() { // too many were noted meanwhile, and were taken together
+			m.at = h.config.Now()
+		}
+		m.position = max(m.position, position)
+		h.note(s, m)
+	}
+	if position > h.position { // else it has come back already
+		h.mine[position] = true
+	}
 	for i := range h.unsent {
 		if h.unsent[i] == e {
 			h.unsent = append(h.unsent[:i:i], h.unsent[i+1:]...)
@@ -376,10 +404,23 @@ func (h *Hub) waiting() []Event {
 type listener struct{ *Hub }
 
 // Apply implements [Listener].
-func (l listener) Apply(position uint64, e Event) { l.apply(e, position) }
+func (l listener) Apply(position uint64, e Event) {
+	l.mu.Lock()
+	mine := l.mine[position]
+	delete(l.mine, position)
+	l.mu.Unlock()
+	if mine {
+		l.reach(position)
+		return
+	}
+	l.apply(e, position)
+}
 
 // Lost implements [Listener].
 func (l listener) Lost(position uint64) {
+	l.mu.Lock()
+	clear(l.mine) // what was on its way back may have been lost too
+	l.mu.Unlock()
 	l.config.Logger.Warn("events of other nodes may have been missed: everything is asked again")
 	l.apply(Event{Why: "events of other nodes may have been missed", At: l.config.Now()}, position)
 }

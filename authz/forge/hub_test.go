@@ -118,6 +118,33 @@ func TestHubNodes(t *testing.T) {
 	})
 }
 
+// TestHubOwnEvent: an event counts once at the node that told it, though it comes back from the bus, and an answer that was asked for
+// after it is not thrown away.
+func TestHubOwnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, bus := newTruth(), newWire()
+		w.set("alice", "1", true)
+		a, b := newNode(t, w, bus.node(), nil), newNode(t, w, bus.node(), nil)
+		joined(t, a)
+		joined(t, b)
+		time.Sleep(time.Second)
+		for _, e := range []Event{{Forge: theForge, User: "alice"}, {Forge: theForge, Repo: "1"}, {Forge: theForge}, {}, {Key: "SHA256:x"}} {
+			here, there := a.hub.Generation(), b.hub.Generation()
+			a.tell(e)
+			a.want("alice", "1", Read)
+			asked := w.count()
+			time.Sleep(200 * time.Millisecond)
+			a.want("alice", "1", Read)
+			if got := w.count(); got != asked {
+				t.Errorf("%+v: asked again when it came back", e)
+			}
+			if a.hub.Generation() != here+1 || b.hub.Generation() != there+1 {
+				t.Errorf("%+v: counted %d times here and %d there, want once", e, a.hub.Generation()-here, b.hub.Generation()-there)
+			}
+		}
+	})
+}
+
 // TestHubUnsent: while an event is on its way to the others, nothing that they share is believed here; and it gets there when
 // the bus is back.
 func TestHubUnsent(t *testing.T) {
