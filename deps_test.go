@@ -71,6 +71,7 @@ var testOnly = map[string]string{
 	"internal/gwtest/gitea":         "a real Gitea, for tests; its server is in a module of its own, as hundreds of packages that no gate runs stay out of go.mod",
 	"internal/gwtest/redis":         "real Redis servers, for tests",
 	"internal/gwtest/forgegate":     "a gate in front of a git server of the conformance suite",
+	"internal/gwtest/loopback":      "addresses for servers of tests",
 	"internal/bench":                "programs that measure; nothing is built on them",
 	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",

@@ -76,17 +76,11 @@ var (
 
 // NewBitbucket checks the configuration. It asks nothing yet.
 func NewBitbucket(c BitbucketConfig) (*Bitbucket, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Token == nil {
 		return nil, fmt.Errorf("forge %q needs an HTTP access token of a system administrator", c.Name)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	api, err := newREST(c.URL, authorized(c.HTTP, c.Token, func(h http.Header, token string) { h.Set("Authorization", "Bearer "+token) }))
 	if err != nil {

@@ -93,17 +93,11 @@ var (
 
 // NewCache returns a Cache that remembers nothing yet.
 func NewCache(c CacheConfig) (*Cache, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Provider == nil || c.Hub == nil {
 		return nil, fmt.Errorf("forge %q: a cache needs a provider and a hub", c.Name)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Changed == nil {
 		c.Changed = func(string, string) {}

@@ -75,7 +75,7 @@ var (
 
 // NewCallback checks the configuration.
 func NewCallback(c CallbackConfig) (*Callback, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	u, err := url.Parse(c.URL)
@@ -92,12 +92,6 @@ func NewCallback(c CallbackConfig) (*Callback, error) {
 	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{locatorHost(u)}
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	cb := &Callback{config: c}
 	if c.HTTP != nil {

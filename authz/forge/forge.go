@@ -4,6 +4,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
@@ -66,4 +67,15 @@ type Bulk interface {
 // no forge owns the host.
 type Resolver interface {
 	Resolve(ctx context.Context, l source.Locator) (r Repo, ok bool, err error)
+}
+
+// prepare checks a forge's name, and fills in what of a configuration goes without saying: the clock, and that nothing is logged.
+func prepare(name string, now *func() time.Time, log **slog.Logger) error {
+	if *now == nil {
+		*now = time.Now
+	}
+	if *log == nil {
+		*log = slog.New(slog.DiscardHandler)
+	}
+	return CheckName(name)
 }

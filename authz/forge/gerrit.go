@@ -79,7 +79,7 @@ var (
 
 // NewGerrit checks the configuration.
 func NewGerrit(c GerritConfig) (*Gerrit, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.User == "" || c.Token == nil || strings.ContainsAny(c.User, ":\r\n") {
@@ -114,12 +114,6 @@ func NewGerrit(c GerritConfig) (*Gerrit, error) {
 	}
 	if c.AllUsers == "" {
 		c.AllUsers = "All-Users"
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gerrit{config: c, rest: base, roots: map[string]string{}}
 	g.keys = newGerritKeys(g)

@@ -73,17 +73,11 @@ var (
 
 // NewGitea checks the configuration. It asks nothing yet.
 func NewGitea(c GiteaConfig) (*Gitea, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Token == nil {
 		return nil, fmt.Errorf("forge %q needs a token of a site administrator", c.Name)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	client := authorized(c.HTTP, c.Token, func(h http.Header, token string) { h.Set("Authorization", "token "+token) })
 	api, err := newREST(c.URL, client)

@@ -83,7 +83,7 @@ var (
 
 // NewGitHub checks the configuration. It asks nothing.
 func NewGitHub(c GitHubConfig) (*GitHub, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Token == nil {
@@ -127,12 +127,6 @@ func NewGitHub(c GitHubConfig) (*GitHub, error) {
 // fill puts in what goes without saying.
 func (c *GitHubConfig) fill() {
 	c.Hosts, c.Orgs = slices.Clone(c.Hosts), slices.Clone(c.Orgs)
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 	if c.Poll <= 0 {
 		c.Poll = 30 * time.Second
 	}

@@ -84,17 +84,11 @@ type gitlabProject struct {
 
 // NewGitLab checks the configuration. It asks nothing.
 func NewGitLab(c GitLabConfig) (*GitLab, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Token == nil {
 		return nil, fmt.Errorf("forge %q: no token: give it an administrator's with the scope read_api", c.Name)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Poll <= 0 {
 		c.Poll = 30 * time.Second

@@ -59,7 +59,7 @@ var (
 
 // NewGitolite checks the configuration. It connects at the first question.
 func NewGitolite(c GitoliteConfig) (*Gitolite, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	if c.Server.User == "" {
@@ -70,12 +70,6 @@ func NewGitolite(c GitoliteConfig) (*Gitolite, error) {
 	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{strings.ToLower(strings.TrimSuffix(c.Server.Address, ":22"))}
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gitolite{config: c, helper: newHelperClient(c.Server, c.Now)}
 	g.keys = newKeyBook(g.listKeys, c.Now)

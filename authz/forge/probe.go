@@ -72,7 +72,7 @@ var (
 
 // NewProbe checks the configuration.
 func NewProbe(c ProbeConfig) (*Probe, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
 	}
 	base, err := newREST(c.URL, nil)
@@ -84,12 +84,6 @@ func NewProbe(c ProbeConfig) (*Probe, error) {
 	}
 	if c.BasicUser == "" {
 		c.BasicUser = "oauth2"
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Probe{config: c, rest: base}
 	if c.HTTP != nil {

@@ -61,14 +61,8 @@ var (
 
 // LoadStatic reads the file once. What is wrong in it is a [*FileError] with line and hint.
 func LoadStatic(c StaticConfig) (*Static, error) {
-	if err := CheckName(c.Name); err != nil {
+	if err := prepare(c.Name, &c.Now, &c.Logger); err != nil {
 		return nil, err
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Static{config: c}
 	data, err := readBounded(c.File)

@@ -26,6 +26,7 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/config"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // patience is how long a test waits for something that comes in milliseconds on an idle machine.
@@ -61,7 +62,7 @@ func tool(t *testing.T, name string) string {
 // freeAddress returns a loopback address that was free a moment ago.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	address, err := scriptAddress()
+	address, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}

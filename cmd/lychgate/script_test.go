@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // TestMain lets scripts run the command, and lets this binary be the command.
@@ -36,11 +34,11 @@ func TestScripts(t *testing.T) {
 // setupScript gives each script a gate's directory in $Q, as quickstart prepares it, with its tokens and with nothing running, and two
 // free addresses in $HTTPS and $ADMIN. $NAMESPACE is what SSH signatures of statements are for.
 func setupScript(env *testscript.Env) error {
-	https, err := scriptAddress()
+	https, err := loopback.Free()
 	if err != nil {
 		return err
 	}
-	admin, err := scriptAddress()
+	admin, err := loopback.Free()
 	if err != nil {
 		return err
 	}
@@ -63,18 +61,6 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("CI", os.Getenv("CI"))
 	env.Setenv("NAMESPACE", provenance.Namespace)
 	return g.close()
-}
-
-// scriptAddress returns a loopback address that nobody listens on, at a port below those that the system gives to others meanwhile.
-func scriptAddress() (string, error) {
-	var err error
-	for range 100 {
-		var ln net.Listener
-		if ln, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))); err == nil {
-			return ln.Addr().String(), ln.Close()
-		}
-	}
-	return "", err
 }
 
 // scriptReady waits until the gate that the script started answers.

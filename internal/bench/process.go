@@ -210,15 +210,6 @@ func ourselves(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// freeAddress returns an address that nothing listens on.
-func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return ln.Addr().String(), ln.Close()
-}
-
 // loadAverage is how busy the machine has been for a minute, as the kernel counts.
 func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")

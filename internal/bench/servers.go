@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // server is something that serves the same tree under the same certificate.
@@ -33,7 +35,7 @@ func newServers(w *world) (*servers, error) {
 	var addrs [9]string
 	for i := range addrs {
 		var err error
-		if addrs[i], err = freeAddress(); err != nil {
+		if addrs[i], err = loopback.Free(); err != nil {
 			return nil, err
 		}
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // sftpPeer is an SFTP server that holds one object.
@@ -250,7 +252,7 @@ func TestMembers(t *testing.T) {
 // TestSSHHandler: the bare server answers STATs, and ends when it is told to.
 func TestSSHHandler(t *testing.T) {
 	p := newSFTPPeer(t, nil)
-	addr, err := freeAddress()
+	addr, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/devca"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 const (
@@ -88,10 +89,10 @@ func (w *world) lay(ctx context.Context) (err error) {
 	if w.servers, err = newServers(w); err != nil {
 		return err
 	}
-	if w.adminAddr, err = freeAddress(); err != nil {
+	if w.adminAddr, err = loopback.Free(); err != nil {
 		return err
 	}
-	if w.opaAddr, err = freeAddress(); err != nil {
+	if w.opaAddr, err = loopback.Free(); err != nil {
 		return err
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-C", "internal/bench/opaserver", "-o", w.path("opaserver"), ".")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // gate is a gate that runs: the quickstart, whose forge lets alice and ci read every repository, and bob those below public/.
@@ -29,12 +29,8 @@ type gate struct {
 func startGate(ctx context.Context, w *world) (*gate, error) {
 	g := &gate{w: w, done: make(chan error, 1)}
 	for _, address := range []*string{&g.https, &g.ssh, &g.admin} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		*address = ln.Addr().String()
-		if err := ln.Close(); err != nil {
+		var err error
+		if *address, err = loopback.Free(); err != nil {
 			return nil, err
 		}
 	}

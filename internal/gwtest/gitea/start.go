@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // Admin is the site administrator, who owns Token.
@@ -98,8 +100,8 @@ func (s *Server) hand() {
 
 func (s *Server) configure(runUser, static string) {
 	s.T.Helper()
-	web, ssh := freePort(s.T), freePort(s.T)
-	s.URL, s.SSHAddr = fmt.Sprintf("http://127.0.0.1:%d", web), fmt.Sprintf("127.0.0.1:%d", ssh)
+	web, ssh := s.freePort(), s.freePort()
+	s.URL, s.SSHAddr = "http://127.0.0.1:"+web, "127.0.0.1:"+ssh
 	s.must(os.MkdirAll(filepath.Join(s.dir, "work", "home"), 0o700))
 	text := fmt.Sprintf(`RUN_USER = %s
 WORK_PATH = %[2]s/work
@@ -109,15 +111,15 @@ PATH = %[2]s/work/gitea.db
 [repository]
 ROOT = %[2]s/work/repos
 [server]
-ROOT_URL = http://127.0.0.1:%[4]d/
+ROOT_URL = http://127.0.0.1:%[4]s/
 HTTP_ADDR = 127.0.0.1
-HTTP_PORT = %[4]d
+HTTP_PORT = %[4]s
 STATIC_ROOT_PATH = %[3]s
 START_SSH_SERVER = true
 SSH_LISTEN_HOST = 127.0.0.1
-SSH_LISTEN_PORT = %[5]d
+SSH_LISTEN_PORT = %[5]s
 SSH_DOMAIN = 127.0.0.1
-SSH_PORT = %[5]d
+SSH_PORT = %[5]s
 BUILTIN_SSH_SERVER_USER = git
 OFFLINE_MODE = true
 [security]
@@ -137,15 +139,14 @@ ENABLED = false
 	s.must(os.WriteFile(filepath.Join(s.dir, "app.ini"), []byte(text), 0o600))
 }
 
-// freePort returns a port of loopback that was free a moment ago: Gitea cannot be told to take any.
-func freePort(t testing.TB) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+// freePort returns a port of loopback: Gitea cannot be told to take any.
+func (s *Server) freePort() string {
+	s.T.Helper()
+	address, err := loopback.Free()
+	s.must(err)
+	_, port, err := net.SplitHostPort(address)
+	s.must(err)
+	return port
 }
 
 func (s *Server) command(ctx context.Context, argv ...string) *exec.Cmd {

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/lychgate/lychgate/internal/devca"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // patience is how long a server may take for anything.
@@ -85,16 +85,11 @@ func Start(t testing.TB, o Options) *Server {
 // FreeAddr returns an address of loopback on which nobody listens.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		// Below the ports that the system gives to others meanwhile.
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
+	address, err := loopback.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	return address
 }
 
 // certify makes an authority and certificates, and returns the arguments that name them.
