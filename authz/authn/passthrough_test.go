@@ -234,3 +234,26 @@ func TestNewPassthroughRefuses(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestPassthroughStrangers: tokens that nobody has cannot keep the forge busy, nor those away whose tokens are held.
+func TestPassthroughStrangers(t *testing.T) {
+	f := &forgeTokens{known: map[string]bool{"glpat-alice": true}}
+	p, _, _ := passthrough(t, f, 1000, "glpat-")
+	if _, err := showToken(t, p, "glpat-alice"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2000 {
+		if _, err := showToken(t, p, fmt.Sprintf("glpat-%d", i)); err == nil {
+			t.Fatal("a token of nobody is somebody's")
+		}
+	}
+	if n := f.asked.Load(); n > 250 {
+		t.Errorf("asked %d times", n)
+	}
+	if _, err := showToken(t, p, "glpat-stranger"); errors.Is(err, authn.ErrRefused) {
+		t.Errorf("a token that was not asked about is refused for good: %v", err)
+	}
+	if _, err := showToken(t, p, "glpat-alice"); err != nil {
+		t.Errorf("a token that is held: %v", err)
+	}
+}

@@ -477,3 +477,96 @@ func TestCacheUser(t *testing.T) {
 		}
 	})
 }
+
+// TestCacheCrossingAnswers: of two answers that cross on their way, the one that was given later counts.
+func TestCacheCrossingAnswers(t *testing.T) {
+	u := &userFacts{id: "alice"}
+	u.learn([]cached{{repo: 1, at: 200, access: None}, {repo: 2, at: 100, access: None}}, 300)
+	kept, changed := u.learn([]cached{{repo: 1, at: 150, access: Read}, {repo: 2, at: 150, access: Read}}, 300)
+	if len(kept) != 1 || kept[0].repo != 2 || !changed {
+		t.Errorf("kept %v, changed %t", kept, changed)
+	}
+	if f, _ := u.view.Load().find(1); f.access != None {
+		t.Errorf("an older answer took the place of a younger one: %s", f.access)
+	}
+}
+
+// TestSharedNoIsAskedAgain: a "no" that nodes share is asked for again as soon as one of a node's own.
+func TestSharedNoIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, bus, shared := newTruth(), newWire(), &shelf{values: map[string][]byte{}}
+		a, b := newNode(t, w, bus.node(), shared), newNode(t, w, bus.node(), shared)
+		joined(t, a)
+		joined(t, b)
+		time.Sleep(time.Second)
+		a.want("alice", "1", None)
+		b.want("alice", "1", None)
+		w.set("alice", "1", true)
+		time.Sleep(13 * time.Second)
+		a.want("alice", "1", None) // and asked for beside
+		synctest.Wait()
+		a.want("alice", "1", Read)
+	})
+}
+
+// patient is a truth that takes its time when nobody waits.
+type patient struct{ *truth }
+
+func (p patient) User(ctx context.Context, id string) (User, error) {
+	if isBackground(ctx) {
+		time.Sleep(20 * time.Second)
+	}
+	return p.truth.User(ctx, id)
+}
+
+// TestLookupInTheForeground: who waits for an answer does not wait for a question that nobody waited for.
+func TestLookupInTheForeground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTruth()
+		w.users["alice"] = User{ID: "alice", Name: "alice"}
+		n := newNode(t, patient{w}, nil, nil)
+		ask := func() (User, time.Duration) {
+			t.Helper()
+			began := time.Now()
+			u, err := n.cache.User(t.Context(), "alice")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return u, time.Since(began)
+		}
+		ask()
+		time.Sleep(80 * time.Second)
+		ask() // asked for again beside, slowly
+		synctest.Wait()
+		w.mu.Lock()
+		w.users["alice"] = User{ID: "alice", Name: "alice", Blocked: true}
+		w.mu.Unlock()
+		n.tell(Event{Forge: theForge, User: "alice"})
+		if u, took := ask(); !u.Blocked || took != 0 {
+			t.Errorf("blocked %t after %s", u.Blocked, took)
+		}
+		time.Sleep(time.Minute)
+		if u, _ := ask(); !u.Blocked {
+			t.Error("the slow answer took the place of the one after it")
+		}
+		time.Sleep(time.Minute) // until nothing is under way
+	})
+}
+
+// TestLookupKeepsWhatItHas: what is known of a key is used while too many strangers ask, and until it is over.
+func TestLookupKeepsWhatItHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTruth()
+		n := newNode(t, w, nil, nil)
+		if _, err := n.cache.KeyOwner(t.Context(), "SHA256:nobodys"); !errors.Is(err, ErrNoUser) {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second) // it is due to be asked for again
+		for i := range 2 * strangersBurst {
+			_, _ = n.cache.KeyOwner(t.Context(), fmt.Sprintf("SHA256:%d", i))
+		}
+		if _, err := n.cache.KeyOwner(t.Context(), "SHA256:nobodys"); !errors.Is(err, ErrNoUser) {
+			t.Errorf("a key that is known to be nobody's: %v", err)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,5 +219,78 @@ func TestHubStorm(t *testing.T) {
 	}
 	if !h.Overtaken(before, Concern{Forge: theForge, User: "0"}) || !h.Overtaken(before, Concern{Forge: "other", User: "x"}) {
 		t.Error("an event was forgotten")
+	}
+}
+
+// TestHubFenceHoldsAll: whoever asks while a node is being fenced waits until what it knew has been made worthless.
+func TestHubFenceHoldsAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := false
+		h := NewHub(HubConfig{Bus: newWire().node(), Told: []func(Event){func(Event) { time.Sleep(time.Second); told = true }}})
+		listener{h}.Heard(time.Now())
+		time.Sleep(10 * time.Second) // nothing ran meanwhile
+		for i := range 5 {
+			go func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				h.Check(time.Now())
+				if !told {
+					t.Error("somebody went on with what was known before")
+				}
+			}()
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+	})
+}
+
+// TestHubOrder: those who remember what a forge said forget it before an event counts, and those who remember what followed are told
+// after.
+func TestHubOrder(t *testing.T) {
+	var h *Hub
+	var seen []uint64
+	note := func(Event) { seen = append(seen, h.Generation()) }
+	h = NewHub(HubConfig{Forget: []func(Event){note}, Told: []func(Event){note}})
+	if _, err := h.Tell(t.Context(), Event{Forge: theForge}); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != 2 || seen[0] != 0 || seen[1] != 1 {
+		t.Errorf("the count was %v, want 0 when forgetting and 1 when told", seen)
+	}
+}
+
+// TestHubOwnPosition: an event of this node does not stand for those before it that it has not heard.
+func TestHubOwnPosition(t *testing.T) {
+	h := NewHub(HubConfig{Bus: newWire().node()})
+	listener{h}.Apply(9, Event{Forge: theForge, User: "bob"})
+	e := Event{Forge: theForge, User: "alice"}
+	h.apply(e, 0)
+	h.sent(e, 11)
+	if p, _ := h.Position(); p != 9 {
+		t.Errorf("the position is %d, want 9: 10 has not been heard", p)
+	}
+	if !h.OvertakenShared(10, Concern{Forge: theForge, User: "alice"}) || h.OvertakenShared(11, Concern{Forge: theForge, User: "alice"}) {
+		t.Error("the event does not stand at 11")
+	}
+	listener{h}.Apply(10, Event{Forge: theForge, User: "carol"})
+	listener{h}.Apply(11, e)
+	if p, _ := h.Position(); p != 11 {
+		t.Errorf("the position is %d, want 11", p)
+	}
+}
+
+// TestHubLongTexts: an event with a text that no bus takes is about more, and not about nothing.
+func TestHubLongTexts(t *testing.T) {
+	long := strings.Repeat("x", 9000)
+	for name, e := range map[string]Event{
+		"user": {Forge: theForge, User: long}, "repo": {Forge: theForge, Repo: long}, "key": {Key: long}, "forge": {Forge: long},
+	} {
+		h := NewHub(HubConfig{})
+		before := h.Generation()
+		if _, err := h.Tell(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if !h.Overtaken(before, Concern{Forge: theForge, User: "alice"}) {
+			t.Errorf("%s: nothing was invalidated", name)
+		}
 	}
 }

@@ -233,6 +233,37 @@ func TestTransportOwnTokenRefused(t *testing.T) {
 	})
 }
 
+// TestTransportAnonymous: without a token a 401 is an answer, and more such questions are asked.
+func TestTransportAnonymous(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := limited(t, &fakeForge{status: http.StatusUnauthorized}, nil)
+		for range 20 {
+			r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://git.example.com/x", nil)
+			answer, err := tr.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+		}
+	})
+}
+
+// TestTransportForeignLimit: what one person's token has used up does not keep others away.
+func TestTransportForeignLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, f := range []*fakeForge{
+			{status: 429, header: http.Header{"Retry-After": {"3600"}}}, {status: 200, header: http.Header{"Ratelimit-Remaining": {"0"}}},
+		} {
+			tr := limited(t, f, func(c *TransportConfig) { c.Foreign = true })
+			_ = get(t.Context(), tr)
+			time.Sleep(maxForeignRest)
+			if err := get(t.Context(), tr); err != nil {
+				t.Errorf("after %s: %v", maxForeignRest, err)
+			}
+		}
+	})
+}
+
 // TestTransportRests: what a forge says about being asked too much is obeyed, in each of its forms, and not for ever.
 func TestTransportRests(t *testing.T) {
 	for _, c := range []struct {

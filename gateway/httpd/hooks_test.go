@@ -2,10 +2,12 @@ package httpd_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
@@ -293,4 +296,56 @@ func TestForgeAway(t *testing.T) {
 	wantStatus(t, "not known", bob.Get(path), http.StatusServiceUnavailable)
 	r.Fail(nil)
 	wantStatus(t, "back", bob.Get(path), http.StatusOK)
+}
+
+// TestHookIsHeardWhoeverFailed: others at the forge's address, with bad credentials or bad signatures, do not keep its word from
+// being heard; nor does a delivery that came late count as a failure.
+func TestHookIsHeardWhoeverFailed(t *testing.T) {
+	g, r, path := remoteGate(t, gwtest.Options{})
+	bob := g.As("bob")
+	wantStatus(t, "before", bob.Get(path), http.StatusOK)
+	throttled := func() bool {
+		return g.WithToken("").Do(http.MethodPost, "/v1/hooks/"+gwtest.Forge, nil).StatusCode == http.StatusTooManyRequests
+	}
+	for range 250 {
+		wantStatus(t, "late", post(g, gwtest.Forge, gwtest.RemoteHook{ID: "late", At: time.Now().Add(-time.Hour), User: "2"}), http.StatusUnauthorized)
+	}
+	if throttled() {
+		t.Error("late deliveries count as failures")
+	}
+	for range 500 {
+		if throttled() {
+			break
+		}
+	}
+	r.Set("bob", libfoo, false)
+	wantStatus(t, "the forge's word", post(g, gwtest.Forge, gwtest.RemoteHook{ID: "1", User: "2"}), http.StatusNoContent)
+	wantStatus(t, "after it", bob.Get(path), http.StatusNotFound)
+}
+
+// fullJournal refuses every event of some kinds, as a disk that is full.
+type fullJournal struct {
+	gateway.Journal
+	kinds []string
+}
+
+func (j fullJournal) Append(e *audit.Event) (uint64, error) {
+	if slices.Contains(j.kinds, e.Kind) {
+		return 0, errors.New("no space left on device")
+	}
+	return j.Journal.Append(e)
+}
+
+// TestHookFullJournal: a journal that cannot be written does not keep a revocation from being enforced; who brought it is told to try
+// again.
+func TestHookFullJournal(t *testing.T) {
+	g, r, path := remoteGate(t, gwtest.Options{Journal: func(j gateway.Journal) gateway.Journal { return fullJournal{j, []string{"forge.event", "revoke"}} }})
+	bob, alice := g.As("bob"), g.As("alice")
+	wantStatus(t, "before", bob.Get(path), http.StatusOK)
+	r.Set("bob", libfoo, false)
+	wantStatus(t, "the event", post(g, gwtest.Forge, gwtest.RemoteHook{ID: "1", User: "2"}), http.StatusServiceUnavailable)
+	wantStatus(t, "after it", bob.Get(path), http.StatusNotFound)
+	_, res := revoke(t, alice, `{"forge": "git.example.com", "user": "bob"}`)
+	wantStatus(t, "revoke", res, http.StatusServiceUnavailable)
+	wantStatus(t, "after the revocation", bob.Get(path), http.StatusUnauthorized)
 }
