@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,23 +225,27 @@ func TestHubStorm(t *testing.T) {
 
 // TestHubFenceHoldsAll: whoever asks while a node is being fenced waits until what it knew has been made worthless.
 func TestHubFenceHoldsAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		told := false
-		h := NewHub(HubConfig{Bus: newWire().node(), Told: []func(Event){func(Event) { time.Sleep(time.Second); told = true }}})
-		listener{h}.Heard(time.Now())
-		time.Sleep(10 * time.Second) // nothing ran meanwhile
-		for i := range 5 {
-			go func() {
-				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
-				h.Check(time.Now())
-				if !told {
-					t.Error("somebody went on with what was known before")
-				}
-			}()
+	begun, told := make(chan struct{}), make(chan struct{})
+	h := NewHub(HubConfig{Bus: newWire().node(), Told: []func(Event){func(Event) { close(begun); <-told }}})
+	later := time.Now().Add(10 * time.Second) // nothing ran meanwhile
+	listener{h}.Heard(time.Now())
+	var asking sync.WaitGroup
+	ask := func() {
+		h.Check(later)
+		select {
+		case <-told:
+		default:
+			t.Error("somebody went on with what was known before")
 		}
-		time.Sleep(3 * time.Second)
-		synctest.Wait()
-	})
+	}
+	asking.Go(ask)
+	<-begun
+	for range 4 {
+		asking.Go(ask)
+	}
+	time.Sleep(20 * time.Millisecond) // for those who would not wait
+	close(told)
+	asking.Wait()
 }
 
 // TestHubOrder: those who remember what a forge said forget it before an event counts, and those who remember what followed are told
