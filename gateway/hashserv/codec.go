@@ -3,6 +3,7 @@ package hashserv
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +38,7 @@ const (
 	maxChunks  = 64
 	maxHeaders = 16
 	// maxWord is how long a method, a taskhash or an outhash can be, in bytes. A longer one is none that a store has.
-	maxWord = 1 << 10
+	maxWord = 4 << 10
 )
 
 // ErrMalformed is wrapped by the error about a peer that does not speak the protocol, or wants what it may not even ask. The text holds
@@ -68,7 +69,7 @@ func readHeaders(conn Conn, name string) (value string, err error) {
 	for range maxHeaders + 1 {
 		line, err := conn.Receive()
 		if err != nil {
-			return "", err
+			return "", midway(err)
 		}
 		if len(line) == 0 {
 			return value, nil
@@ -104,7 +105,7 @@ func wholeMessage(conn Conn, first, room []byte) (text, newRoom []byte, err erro
 		piece, err := conn.Receive()
 		switch {
 		case err != nil:
-			return nil, room, err
+			return nil, room, midway(err)
 		case len(piece) == 0:
 			return room, room, nil
 		case len(room)+len(piece) > MaxMessage:
@@ -113,6 +114,14 @@ func wholeMessage(conn Conn, first, room []byte) (text, newRoom []byte, err erro
 		room = append(room, piece...)
 	}
 	return nil, room, malformed("a message has too many pieces")
+}
+
+// midway is an error of receiving when more had to come.
+func midway(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // beginsChunks reports whether text is {"chunk-stream": null}, in whatever spelling.
@@ -195,6 +204,9 @@ const blanks = " \t\r\v\f"
 
 // twoWords splits a line at its blanks, and reports whether it has exactly two words.
 func twoWords(line string) (first, second string, ok bool) {
+	if i := strings.IndexByte(line, ' '); i > 0 && cleanWord(line[:i]) && cleanWord(line[i+1:]) {
+		return line[:i], line[i+1:], true // as everybody writes it
+	}
 	line = strings.Trim(line, blanks)
 	i := strings.IndexAny(line, blanks)
 	if i < 0 {
