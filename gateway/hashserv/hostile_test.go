@@ -222,7 +222,7 @@ func srvChunkDesyncs() (all []srvHostile) {
 	add("a rune in pieces", "closed", nil, []string{"{\"get\":{\"method\":\"m\xc3", "\xa4\",\"taskhash\":\"t1\"}}", "", srvPing})
 	add("no end", "error", nil, []string{srvBadReport})
 	letters := func(n int) []string {
-		const before, behind = `{"get":{"method":"m","taskhash":"`, ` "}}`
+		const before, behind = `{"get":{"method":"m","taskhash":"`, "\u200b\"}}"
 		return strings.Split(before+strings.Repeat("t", n-len(before)-4)+behind, "")
 	}
 	add("the most pieces", "open", []string{"null"}, append(letters(maxChunks), ""))
