@@ -284,9 +284,21 @@ func srvStreamLines() (all []srvHostile) {
 	accepts := "it takes an empty mark, members it does not know, names twice, and values of other types"
 	missing := `{"invoke-error":{"message":"Input line is missing a key"}}`
 	for _, l := range []struct{ line, reply, differs string }{
-		{`'`, srvNoMark, ""}, {`{"mark":"A","where":{}} x`, srvNoMark, ""}, {`{"mark":"A","mark":"B","where":{}}`, srvNoMark, accepts}, {`{"mark":"A","where":{"unihash":"x","unihash":"y"}}`, srvNoMark, accepts},
-		{`{}`, missing, ""}, {`{"mark":"A"}`, missing, ""}, {`{"where":{}}`, missing, ""}, {`{"gc-mark":{"mark":"A","where":{}}}`, missing, ""},
-		{`[]`, "", ""}, {`null`, "", ""}, {`{"mark":1,"where":{}}`, "", ""}, {`{"mark":"A","where":[]}`, "", ""}, {`{"mark":"","where":{}}`, "", ""}, {`{"mark":"A","where":{},"x":1}`, "", ""}, {`{"mark":"A","where":{"method":1}}`, "", ""},
+		{`'`, srvNoMark, ""},
+		{`{"mark":"A","where":{}} x`, srvNoMark, ""},
+		{`{"mark":"A","mark":"B","where":{}}`, srvNoMark, accepts},
+		{`{"mark":"A","where":{"unihash":"x","unihash":"y"}}`, srvNoMark, accepts},
+		{`{}`, missing, ""},
+		{`{"mark":"A"}`, missing, ""},
+		{`{"where":{}}`, missing, ""},
+		{`{"gc-mark":{"mark":"A","where":{}}}`, missing, ""},
+		{`[]`, "", ""},
+		{`null`, "", ""},
+		{`{"mark":1,"where":{}}`, "", ""},
+		{`{"mark":"A","where":[]}`, "", ""},
+		{`{"mark":"","where":{}}`, "", ""},
+		{`{"mark":"A","where":{},"x":1}`, "", ""},
+		{`{"mark":"A","where":{"method":1}}`, "", ""},
 	} {
 		h := srvHostile{
 			category: "stream lines", name: fmt.Sprintf("mark %.40q", l.line), send: []string{`{"gc-mark-stream":null}`, l.line, `{"mark":"A","where":{}}`}, replies: []string{`"ok"`}, differs: l.differs,
