@@ -520,3 +520,17 @@ func TestServeStopsWithItsContext(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusalArrives: what the server says last is read, though the peer had sent much that the server did not read.
+func TestRefusalArrives(t *testing.T) {
+	pings := strings.Split(strings.Repeat(`{"ping": {}}`+"\n", 50_000), "\n")
+	for _, over := range []string{"lines", "websocket"} {
+		for range 5 {
+			peer := srvNewPeer(t)
+			peer.fails["AllUsers"] = &Refusal{"no"}
+			tr := srvServe(t, NewServer(ServerConfig{Linger: 10 * time.Second}), peer)
+			ex := tr.talk(t, over, append(append(srvHandshake(), `{"ping": {}}`, `{"get-all-users": {}}`), pings...))
+			srvCompare(t, srvCase{replies: []string{`{"alive":true}`, `{"invoke-error":{"message":"no"}}`}, reached: []string{"AllUsers"}, end: "refused"}, ex, peer.reached())
+		}
+	}
+}
