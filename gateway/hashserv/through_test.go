@@ -22,6 +22,6 @@ func TestThrough(t *testing.T) {
 		hashtest.Run(t, func(t testing.TB, c hashtest.Config) hashserv.Store {
 			s := clServe(t, "tcp", clPeer{hashserv.NewMemory(hashserv.MemoryConfig{Now: c.Now, Keep: c.Keep})})
 			return through(c, clClient(t, hashserv.ClientConfig{Address: s.address}))
-		}, hashtest.OverWire)
+		}, hashtest.OverWire, hashtest.Brief)
 	})
 }
