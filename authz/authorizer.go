@@ -257,6 +257,9 @@ func (a *Authorizer) DecideFound(ctx context.Context, r *Request, found provenan
 // Chain returns the zones that a read of zone looks through, itself first. The result must not be changed.
 func (a *Authorizer) Chain(zone string) []string { return a.chains[zone] }
 
+// Revision returns that of the policy in force.
+func (a *Authorizer) Revision() string { return a.policy.Footprint().Revision }
+
 // NeedsNames reports whether the policy in force reads more of an artifact's name than its zone, kind and hash.
 func (a *Authorizer) NeedsNames() bool {
 	return a.policy.Footprint().Reads&(FieldPath|FieldPart|FieldRecipe|FieldVersion|FieldArch|FieldTask) != 0

@@ -194,8 +194,13 @@ func (b *presenceBatch) add(r *authz.Request, a *authz.Answer) {
 }
 
 func (b *presenceBatch) close() error {
-	for events := range slices.Chunk(b.events, presenceAppend) {
-		if _, err := b.session.gate.Journal.AppendBatch(events); err != nil {
+	return appendEvents(b.session.gate.Journal, b.events)
+}
+
+// appendEvents puts the events of a batch into the journal. An error means that nothing of it may be answered.
+func appendEvents(j Journal, events []*audit.Event) error {
+	for some := range slices.Chunk(events, presenceAppend) {
+		if _, err := j.AppendBatch(some); err != nil {
 			return fmt.Errorf("%w: record the decisions: %w", ErrUnavailable, err)
 		}
 	}

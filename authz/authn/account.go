@@ -28,8 +28,12 @@ type Account struct {
 	Created     time.Time
 }
 
-// ErrNoAccount is wrapped when an account does not exist.
-var ErrNoAccount = errors.New("no such account")
+var (
+	// ErrNoAccount is wrapped when an account does not exist.
+	ErrNoAccount = errors.New("no such account")
+	// ErrAccountExists is wrapped when an account of that name exists.
+	ErrAccountExists = errors.New("the account exists")
+)
 
 // AccountStore keeps accounts. It is safe for concurrent use.
 type AccountStore interface {
