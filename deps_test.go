@@ -101,6 +101,7 @@ var modules = map[string]struct {
 	mends    string
 }{
 	"github.com/gliderlabs/ssh":    {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
+	"github.com/coder/websocket":   {packages: []string{"gateway/hashserv"}, why: "websockets: BitBake's other transport for hash equivalence"},
 	"github.com/coreos/go-oidc/v3": {packages: []string{"authz/authn"}, why: "ID tokens: a second reading of the claims beside our own"},
 	"github.com/go-jose/go-jose/v4": {
 		packages: []string{"authz/authn"}, why: "signatures of ID tokens, and JSON Web Keys",
