@@ -66,6 +66,7 @@ var testOnly = map[string]string{
 	"authz/forge/forgetest":         "the conformance suite of forge.Provider",
 	"authz/forge/bustest":           "the conformance suite of forge.Bus and forge.Shared",
 	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
+	"gateway/hashserv/hashtest":     "the conformance suite of hashserv.Store, Equivalents and Keeper",
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
 	"internal/gwtest/gitea":         "a real Gitea, for tests; its server is in a module of its own, as hundreds of packages that no gate runs stay out of go.mod",
