@@ -83,7 +83,9 @@ func (g *Gateway) Hashes(door Door, zone string, s *Session) *Hashes {
 
 // enter makes the connection that of a session, and of an account if one was signed in to.
 func (h *Hashes) enter(s *Session, account *authn.Account) {
-	h.session, h.credential, h.account, h.checked = s, s.credential, account, h.gate.Now()
+	held := *s
+	held.door = h.door
+	h.session, h.credential, h.account, h.checked = &held, s.credential, account, h.gate.Now()
 	h.author = authorOf(s.principal, account)
 }
 

@@ -17,14 +17,14 @@ import (
 // Accounts keeps the accounts of the hash equivalence protocol. It is safe for concurrent use.
 type Accounts interface {
 	authn.AccountStore
-	// List returns the accounts of a zone, sorted by name.
-	List(ctx context.Context, zone string) ([]authn.Account, error)
-	// Create keeps a new account. An error wraps [authn.ErrAccountExists] when there is one of that name.
-	Create(ctx context.Context, a authn.Account) error
-	// Update replaces permissions and token of an account, or returns an error that wraps [authn.ErrNoAccount].
-	Update(ctx context.Context, a authn.Account) error
-	// Delete forgets an account, or returns an error that wraps [authn.ErrNoAccount].
-	Delete(ctx context.Context, zone, name string) error
+	// AccountsOf returns the accounts of a zone, sorted by name.
+	AccountsOf(ctx context.Context, zone string) ([]authn.Account, error)
+	// CreateAccount keeps a new account. An error wraps [authn.ErrAccountExists] when there is one of that name.
+	CreateAccount(ctx context.Context, a authn.Account) error
+	// UpdateAccount replaces permissions and token of an account, or returns an error that wraps [authn.ErrNoAccount].
+	UpdateAccount(ctx context.Context, a authn.Account) error
+	// DeleteAccount forgets an account, or returns an error that wraps [authn.ErrNoAccount].
+	DeleteAccount(ctx context.Context, zone, name string) error
 }
 
 // admin returns the session of somebody who may administer the zone, and records what is done. Everybody else is refused by a text: no
@@ -242,7 +242,7 @@ func (h *Hashes) AllUsers(ctx context.Context) ([]hashserv.User, error) {
 	if _, err := h.admin(ctx, hashserv.UserAdmin, "list accounts"); err != nil {
 		return nil, err
 	}
-	accounts, err := h.gate.Accounts.List(ctx, h.name)
+	accounts, err := h.gate.Accounts.AccountsOf(ctx, h.name)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +271,7 @@ func (h *Hashes) NewUser(ctx context.Context, name string, permissions []hashser
 		Zone: h.name, Name: name, Permissions: permissionTexts(permissions), Token: authn.AccountToken(token),
 		Principal: *s.principal, Epoch: epoch, Created: h.gate.Now().UTC(),
 	}
-	err = h.gate.Accounts.Create(ctx, a)
+	err = h.gate.Accounts.CreateAccount(ctx, a)
 	if errors.Is(err, authn.ErrAccountExists) {
 		return hashserv.User{}, "", &hashserv.Refusal{Message: fmt.Sprintf("Cannot create new user '%s'", name)}
 	}
@@ -312,7 +312,7 @@ func (h *Hashes) change(ctx context.Context, name string, how func(*authn.Accoun
 		return a, err
 	}
 	how(&a)
-	return a, h.gate.Accounts.Update(ctx, a)
+	return a, h.gate.Accounts.UpdateAccount(ctx, a)
 }
 
 // SetPermissions changes what an account may do.
@@ -339,7 +339,7 @@ func (h *Hashes) DeleteUser(ctx context.Context, name string) (resolved string, 
 	if resolved, err = h.resolve(ctx, name, "delete account", true); err != nil {
 		return "", err
 	}
-	err = h.gate.Accounts.Delete(ctx, h.name, resolved)
+	err = h.gate.Accounts.DeleteAccount(ctx, h.name, resolved)
 	if errors.Is(err, authn.ErrNoAccount) {
 		return "", noUser(resolved)
 	}

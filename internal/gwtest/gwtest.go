@@ -90,7 +90,8 @@ type Options struct {
 	ForgeName    string         // of Provider; default Forge
 	Bus          forge.Bus      // and Shared: what this gate has in common with other nodes
 	Shared       forge.Shared
-	Uploads      gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	Places       map[string]authn.Principal // whom listeners stand for
+	Uploads      gateway.Limits             // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -281,10 +282,10 @@ func (g *Gate) assemble(o Options) {
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
 	g.Gateway, err = gateway.New(gateway.Config{
-		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids, authn.Accounts{Store: g.DB, Epoch: g.Tokens.Epoch}, authn.Places(o.Places)}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
