@@ -27,7 +27,7 @@ const (
 	goodbye = 100 * time.Millisecond
 )
 
-var errBinary = errors.New("a websocket message is binary")
+var errBinary = malformed("a websocket message is binary")
 
 // AcceptWebsocket answers an upgrade. When the error is not nil it has answered with one. Compression is taken when it is offered, without
 // state between messages, so that an idle connection holds none; short messages are sent without it.
