@@ -182,7 +182,7 @@ func rowsBare(e *env) {
 
 // freeText: hashes are text, and nothing in them means anything.
 func freeText(e *env) {
-	texts := []string{"'", "''; drop table", `"`, `\`, "%", "_", "?1", "ü", "\U0001F600", "{}", "null", "END", "ok", strings.Repeat("x", 4000)}
+	texts := []string{"'", "';drop/**/table--", `"`, `\`, "%", "_", "?1", "ü", "\U0001F600", "{}", "null", "END", "ok", strings.Repeat("x", 1000)}
 	for i, text := range texts {
 		r := hashserv.Report{Task: hashserv.Task{Method: "m" + text, Taskhash: "t" + text}, Outhash: "o" + text, Unihash: U(byte(i + 1))}
 		r.Siginfo = strings.Repeat(text+" \n", 1+60000/len(text)) // longer than a line of the protocol
