@@ -74,6 +74,9 @@ var _ interface {
 // Hashes returns hash equivalence in a zone for a connection at door. The session may be nil: then the client has yet to sign in with the
 // protocol's own command, and until then nothing is there for it.
 func (g *Gateway) Hashes(door Door, zone string, s *Session) *Hashes {
+	if !artifact.ValidZoneName(zone) {
+		zone = ""
+	}
 	h := &Hashes{gate: g, door: door, name: zone, zone: g.zones[zone], in: g.Authorizer.Chain(zone)}
 	if s != nil {
 		h.enter(s, nil)
@@ -134,9 +137,8 @@ func (h *Hashes) has(need hashserv.Permission) bool {
 
 // may decides an action that is about the zone as a whole.
 func (h *Hashes) may(ctx context.Context, s *Session, action authz.Action, need hashserv.Permission) (authz.Answer, bool) {
-	r := authz.Request{Action: action, Door: h.door.Name, Principal: s.principal, Ref: artifact.Ref{Zone: h.name}}
-	answer, err := h.gate.Authorizer.Decide(ctx, &r)
-	return answer, h.has(need) && h.zone.Name != "" && outcome(&answer, err) == nil
+	answer, err := s.mayIn(ctx, action, h.name)
+	return answer, err == nil && h.has(need) && h.zone.Name != ""
 }
 
 // refusal is what somebody without a right is told where that does no harm: by commands that BitBake does not send, and in zones that
@@ -394,5 +396,5 @@ func (b *hashBatch) add(key string, answered bool) {
 
 // close puts the events into the journal. Only then may anything be answered.
 func (b *hashBatch) close() error {
-	return appendEvents(b.session.gate.Journal, b.events)
+	return b.session.recordAll(b.events)
 }

@@ -8,13 +8,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway"
 )
 
-// maxTarget bounds a request target.
-const maxTarget = 2048
+// maxTarget bounds a request target, and maxZone a zone's name in one for hash equivalence.
+const (
+	maxTarget = 2048
+	maxZone   = 63
+)
 
 // serve is the whole of a request: who, what, answer. A credential is asked for before the path is looked at,
 // so that the path makes no difference to who has none.
@@ -81,7 +83,7 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 // hashZone returns the zone of a request for hash equivalence: /hash/ZONE.
 func (s *Server) hashZone(r *http.Request) (zone string, ok bool) {
 	zone, ok = strings.CutPrefix(r.RequestURI, "/hash/")
-	return zone, ok && s.hash != nil && r.Method == http.MethodGet && artifact.ValidZoneName(zone)
+	return zone, ok && s.hash != nil && r.Method == http.MethodGet && len(zone) <= maxZone && !strings.ContainsAny(zone, "/?")
 }
 
 // handler answers one request of one session.
