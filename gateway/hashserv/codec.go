@@ -37,7 +37,7 @@ const (
 	maxChunks  = 64
 	maxHeaders = 16
 	// maxWord is how long a method, a taskhash or an outhash can be, in bytes. A longer one is none that a store has.
-	maxWord = 1 << 10
+	maxWord = 4 << 10
 )
 
 // ErrMalformed is wrapped by the error about a peer that does not speak the protocol, or wants what it may not even ask. The text holds
@@ -195,6 +195,9 @@ const blanks = " \t\r\v\f"
 
 // twoWords splits a line at its blanks, and reports whether it has exactly two words.
 func twoWords(line string) (first, second string, ok bool) {
+	if i := strings.IndexByte(line, ' '); i > 0 && cleanWord(line[:i]) && cleanWord(line[i+1:]) {
+		return line[:i], line[i+1:], true // as everybody writes it
+	}
 	line = strings.Trim(line, blanks)
 	i := strings.IndexAny(line, blanks)
 	if i < 0 {
