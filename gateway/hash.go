@@ -347,8 +347,8 @@ func (h *Hashes) row(ctx context.Context, s *Session, q hashserv.Query) *hashser
 	return nil
 }
 
-// Whole implements [hashserv.Peer]: the details of reports are for administrators, and for all where the reference server's answers are
-// wanted.
+// Whole implements [hashserv.Peer]: the details of reports, and how much others do, are for administrators, and for all where the reference
+// server's answers are wanted.
 func (h *Hashes) Whole(ctx context.Context) bool {
 	if h.zone.Hash.Reference {
 		return true

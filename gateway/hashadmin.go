@@ -68,14 +68,15 @@ func (h *Hashes) keeper(ctx context.Context, what string) (hashserv.Keeper, erro
 	return k, nil
 }
 
-// May implements [hashserv.Peer]. Statistics tell how much others do, so they are for administrators, and for all where the reference
-// server's answers are wanted.
+// May implements [hashserv.Peer].
 func (h *Hashes) May(ctx context.Context, need hashserv.Permission) error {
-	if need == hashserv.Read && h.zone.Hash.Reference {
-		_, err := h.reader(ctx)
-		return err
+	var err error
+	switch need {
+	case hashserv.Read:
+		_, err = h.reader(ctx)
+	default:
+		_, err = h.admin(ctx, need, "look at the server")
 	}
-	_, err := h.admin(ctx, hashserv.DBAdmin, "look at the server")
 	return err
 }
 
