@@ -66,6 +66,7 @@ var testOnly = map[string]string{
 	"authz/forge/forgetest":         "the conformance suite of forge.Provider",
 	"authz/forge/bustest":           "the conformance suite of forge.Bus and forge.Shared",
 	"gateway/upstream/upstreamtest": "the conformance suite of upstream.Store",
+	"gateway/hashserv/hashtest":     "the conformance suite of hashserv.Store, Equivalents and Keeper",
 	"internal/gwtest":               "a whole gate in a test",
 	"internal/gwtest/oidcprovider":  "a real OpenID Connect provider, for tests",
 	"internal/gwtest/gitea":         "a real Gitea, for tests; its server is in a module of its own, as hundreds of packages that no gate runs stay out of go.mod",
@@ -101,6 +102,7 @@ var modules = map[string]struct {
 	mends    string
 }{
 	"github.com/gliderlabs/ssh":    {packages: []string{"gateway/sshd"}, why: "the ssh door's channels and requests; its own authentication is never used"},
+	"github.com/coder/websocket":   {packages: []string{"gateway/hashserv"}, why: "websockets: BitBake's other transport for hash equivalence"},
 	"github.com/coreos/go-oidc/v3": {packages: []string{"authz/authn"}, why: "ID tokens: a second reading of the claims beside our own"},
 	"github.com/go-jose/go-jose/v4": {
 		packages: []string{"authz/authn"}, why: "signatures of ID tokens, and JSON Web Keys",
