@@ -112,7 +112,7 @@ var modules = map[string]struct {
 	"gitlab.com/gitlab-org/api/client-go/v2": {packages: []string{"authz/forge"}, why: "GitLab's interface: projects, users, hooks, audit events; its own retries and limits are off"},
 	"github.com/google/go-github/v89":        {packages: []string{"authz/forge"}, why: "GitHub's interface: what its refusals mean, pages, audit logs; its own limits are off"},
 	"github.com/klauspost/compress": {
-		packages: []string{"authz/provenance"}, why: "siginfo files are zstd; only their reader decompresses",
+		packages: []string{"authz/provenance", "internal/sqldb"}, why: "siginfo files are zstd; only their reader decompresses. Texts of hash equivalence are kept so",
 		oldest: "1.18.7", mends: "out-of-bounds read in s2",
 	},
 	"github.com/open-policy-agent/opa": {

@@ -50,7 +50,7 @@ func (g *gate) hashZone(ctx context.Context, z config.Zone) (gateway.HashZone, e
 	if err := g.probeHashes(ctx, z, dialer); err != nil {
 		return h, err
 	}
-	client, err := hashserv.NewClient(hashserv.ClientConfig{Address: z.Hash.Upstream, Dialer: dialer, Username: dialer.Username, Password: dialer.Password})
+	client, err := hashserv.NewClient(hashserv.ClientConfig{Address: z.Hash.Upstream, Dialer: dialer, Username: dialer.Username, Token: dialer.Password})
 	if err != nil {
 		return h, err
 	}
@@ -59,8 +59,8 @@ func (g *gate) hashZone(ctx context.Context, z config.Zone) (gateway.HashZone, e
 	return h, nil
 }
 
-func hashDialer(z config.ZoneHash) (hashserv.Dialer, error) {
-	d := hashserv.Dialer{Username: z.User}
+func hashDialer(z config.ZoneHash) (*hashserv.Dialer, error) {
+	d := &hashserv.Dialer{Username: z.User}
 	if !z.Password.IsZero() {
 		password, err := z.Password.Read()
 		if err != nil {

@@ -1,7 +1,5 @@
 package sqldb
 
-import "fmt"
-
 // Every statement that is run, in one place, so that another dialect has one place to differ in.
 
 const (
@@ -11,12 +9,13 @@ const (
 	dataVersion = "PRAGMA data_version"
 )
 
-var createVersions = fmt.Sprintf(`PRAGMA application_id = %d;
+// createVersions wants the application's id.
+const createVersions = `PRAGMA application_id = %d;
 CREATE TABLE schema_version (
     version INTEGER PRIMARY KEY,
     name    TEXT NOT NULL,
     applied INTEGER NOT NULL -- microseconds since 1970
-) STRICT;`, applicationID)
+) STRICT;`
 
 // Following the tables.
 const (

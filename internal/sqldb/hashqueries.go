@@ -1,0 +1,95 @@
+package sqldb
+
+// Every statement that is run on the database of hash equivalence.
+
+const (
+	beginWrite = "BEGIN IMMEDIATE"
+	commit     = "COMMIT"
+	rollback   = "ROLLBACK"
+)
+
+// Interning.
+const (
+	selectHashName = "SELECT id FROM names WHERE text = ?"
+	insertHashName = "INSERT INTO names (text) VALUES (?) RETURNING id"
+	selectDetail   = "SELECT id FROM details WHERE text = ?"
+	insertDetail   = "INSERT INTO details (text) VALUES (?) RETURNING id"
+	selectMark     = "SELECT id FROM marks WHERE text = ?"
+	insertMark     = "INSERT INTO marks (text) VALUES (?) RETURNING id"
+	selectSiginfo  = "SELECT id FROM siginfos WHERE sum = ?"
+	insertSiginfo  = "INSERT INTO siginfos (sum, body) VALUES (?, ?) RETURNING id"
+)
+
+// Reporting. A row's task is ?1 to ?3: taskhash, method, zone.
+const (
+	hasOuthash    = "SELECT count(*) FROM outhashes WHERE taskhash = ?1 AND method = ?2 AND zone = ?3 AND outhash = ?4"
+	insertOuthash = `INSERT INTO outhashes (taskhash, method, zone, outhash, created, owner, pn, pv, pr, task, siginfo)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	mappingByIDs = "SELECT unihash, author FROM mappings WHERE taskhash = ?1 AND method = ?2 AND zone = ?3"
+	// equalOutput is what the oldest other task with the same output is mapped to.
+	equalOutput = `SELECT m.unihash, m.author FROM outhashes o CROSS JOIN mappings m ON m.taskhash = o.taskhash AND m.method = o.method AND m.zone = o.zone
+WHERE o.outhash = ?4 AND o.method = ?2 AND o.zone = ?3 AND o.taskhash <> ?1 ORDER BY o.created, o.id LIMIT 1`
+	insertMapping = `INSERT INTO mappings (taskhash, method, zone, unihash, author, mark)
+VALUES (?1, ?2, ?3, ?4, ?5, coalesce((SELECT mark FROM collections WHERE zone = ?3), 0))`
+)
+
+// Reading by texts: ?1 is the zone, ?2 the method.
+const (
+	ofZoneAndMethod = "zone = (SELECT id FROM names WHERE text = ?1) AND method = (SELECT id FROM names WHERE text = ?2)"
+	selectMapping   = "SELECT unihash, author FROM mappings WHERE taskhash = ?3 AND " + ofZoneAndMethod
+	selectExists    = "SELECT count(*) FROM (SELECT 1 FROM mappings WHERE unihash = ?2 AND zone = (SELECT id FROM names WHERE text = ?1) LIMIT 1)"
+	// reported is the mapping of a task whose row is there already.
+	reported = `SELECT unihash, author FROM mappings WHERE taskhash = ?3 AND ` + ofZoneAndMethod + `
+AND EXISTS (SELECT 1 FROM outhashes WHERE taskhash = ?3 AND ` + ofZoneAndMethod + ` AND outhash = ?4)`
+
+	rowColumnsOf = `SELECT o.id, o.taskhash, o.outhash, o.created, m.unihash, coalesce(m.author, 0), coalesce(k.text, ''),
+coalesce(d1.text, ''), coalesce(d2.text, ''), coalesce(d3.text, ''), coalesce(d4.text, ''), coalesce(d5.text, ''), s.body
+FROM outhashes o `
+	rowDetails = ` LEFT JOIN marks k ON k.id = m.mark LEFT JOIN details d1 ON d1.id = o.owner LEFT JOIN details d2 ON d2.id = o.pn
+LEFT JOIN details d3 ON d3.id = o.pv LEFT JOIN details d4 ON d4.id = o.pr LEFT JOIN details d5 ON d5.id = o.task
+LEFT JOIN siginfos s ON s.id = o.siginfo
+WHERE o.zone = (SELECT id FROM names WHERE text = ?1) AND o.method = (SELECT id FROM names WHERE text = ?2) AND `
+	ofSameTask = "JOIN mappings m ON m.taskhash = o.taskhash AND m.method = o.method AND m.zone = o.zone"
+	mappedRow  = rowColumnsOf + "CROSS " + ofSameTask + rowDetails
+	bareRow    = rowColumnsOf + "LEFT " + ofSameTask + rowDetails
+	byOuthash  = "o.outhash = ?3 ORDER BY o.created, o.id LIMIT 1"
+	byTaskhash = "o.taskhash = ?3 ORDER BY o.created, o.id LIMIT 1"
+)
+
+// Following the tables.
+const (
+	newNames     = "SELECT id, text FROM names WHERE id > ? ORDER BY id"
+	removalsLeft = `SELECT coalesce(min(id), 0), coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'removals'), 0) FROM removals`
+	newRemovals  = "SELECT id, zone, method, taskhash FROM removals WHERE id > ? ORDER BY id"
+	lastMapping  = "SELECT coalesce(max(id), 0), coalesce(min(id), 0) FROM mappings"
+	// newestMappings is the id behind which the newest ? mappings are.
+	newestMappings = "SELECT coalesce((SELECT id FROM mappings ORDER BY id DESC LIMIT 1 OFFSET ?), 0)"
+	countMappings  = "SELECT count(*) FROM mappings"
+	rangeMappings  = "SELECT id, zone, method, taskhash, unihash, author FROM mappings WHERE id > ? AND id <= ? ORDER BY id"
+	trimRemovals   = "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?1 AND id < (SELECT min(id) FROM removals) + ?2"
+)
+
+// Maintenance.
+const (
+	currentMark   = "SELECT coalesce((SELECT mark FROM collections WHERE zone = ?), 0)"
+	currentText   = `SELECT coalesce((SELECT k.text FROM collections c JOIN marks k ON k.id = c.mark WHERE c.zone = (SELECT id FROM names WHERE text = ?)), '')`
+	setMark       = "INSERT INTO collections (zone, mark) VALUES (?, ?) ON CONFLICT DO UPDATE SET mark = excluded.mark"
+	markMapping   = "UPDATE mappings SET mark = ?2 WHERE id = ?1"
+	deleteMapping = "DELETE FROM mappings WHERE id = ?"
+	deleteOuthash = "DELETE FROM outhashes WHERE id = ?"
+	spanMappings  = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM mappings"
+	spanOuthashes = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM outhashes"
+
+	chooseMappings  = "SELECT id, unihash, mark FROM mappings o WHERE zone = ?1 AND "
+	chooseOuthashes = "SELECT id, x'', 0 FROM outhashes o WHERE zone = ?1 AND "
+	withinWindow    = " AND id > ?2 AND id <= ?3"
+	fromIndex       = " AND +id > ?2 ORDER BY +id LIMIT ?3"
+	unusedRow       = `created <= ?4 AND NOT EXISTS (
+SELECT 1 FROM mappings m WHERE m.taskhash = o.taskhash AND m.method = o.method AND m.zone = o.zone)`
+	otherMark = "mark <> ?4"
+
+	countByMark = `SELECT count(*), coalesce(sum(mark = coalesce((SELECT mark FROM collections c WHERE c.zone = m.zone), 0)), 0)
+FROM mappings m WHERE zone = (SELECT id FROM names WHERE text = ?)`
+	usedMappings  = "SELECT count(*) FROM mappings WHERE zone = (SELECT id FROM names WHERE text = ?)"
+	usedOuthashes = "SELECT count(*) FROM outhashes WHERE zone = (SELECT id FROM names WHERE text = ?)"
+)
