@@ -189,7 +189,8 @@ func (l *lane) finish(c *call, err error) {
 // lost takes back the calls of a pipe that ended.
 func (l *lane) lost(calls []*call, err error) {
 	for _, c := range calls {
-		if c.tries++; !c.again || c.tries >= maxTries || c.gaveUp.Load() {
+		again := c.again || errors.Is(err, errRefused)
+		if c.tries++; !again || c.tries >= maxTries || c.gaveUp.Load() {
 			l.finish(c, unavailable(err))
 			continue
 		}
@@ -442,13 +443,14 @@ func (p *pipe) removeFirst(err error) {
 }
 
 // refused ends the call that was refused; a refused stream ends all that waited for it. The connection ends with it, as the server's end
-// does, and what was asked behind is asked again.
+// does, and what was asked behind is asked again: it was not read.
 func (p *pipe) refused(refusal *Refusal) error {
+	p.end(errRefused) // before anybody hears of it: who asks next shall be asked elsewhere
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if first := p.waiting[0].call; first != nil && first.stage == commands {
-		p.lane.client.pause.worked()
 		p.proven = true
+		p.lane.client.pause.worked()
 		p.removeFirst(refusal)
 		return errRefused
 	}
@@ -462,6 +464,7 @@ func (p *pipe) refused(refusal *Refusal) error {
 
 // distrust ends the call that was badly answered. A server that answered badly cannot be trusted with what is behind it either.
 func (p *pipe) distrust(err error) error {
+	p.end(err)
 	p.lane.client.pause.failed(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
