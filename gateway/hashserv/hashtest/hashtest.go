@@ -30,9 +30,11 @@ type Open func(t testing.TB, c Config) hashserv.Store
 type Difference int
 
 const (
-	// OverWire is a store behind the protocol: it does not carry authors, and of a row that was asked for bare not the mapping; and
-	// it cannot be asked for the bare row of a task.
-	OverWire Difference = iota
+	// NoAuthors is a store that does not tell every author.
+	NoAuthors Difference = iota
+	// OverWire is a store behind the protocol: it does not carry authors, nor an empty mark, and of a row that was asked for bare not
+	// the mapping; and it cannot be asked for the bare row of a task.
+	OverWire
 	// KeepsNothing is a store that has no use for Config.Keep.
 	KeepsNothing
 	// OwnClock is a store that has its own clock instead of Config.Now.
@@ -49,6 +51,7 @@ func Run(t *testing.T, open func(t testing.TB, c Config) hashserv.Store, differe
 	for _, d := range differences {
 		s.differs[d] = true
 	}
+	s.differs[NoAuthors] = s.differs[NoAuthors] || s.differs[OverWire]
 	for _, tc := range []struct {
 		name string
 		run  func(*env)
