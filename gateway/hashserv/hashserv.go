@@ -172,6 +172,8 @@ const (
 	Reporting Permission = "@report"
 	DBAdmin   Permission = "@db-admin"
 	UserAdmin Permission = "@user-admin"
+	// All is every other, and is listed beside them.
+	All Permission = "@all"
 )
 
 // Peer answers one connection. What it implements beyond Store says which commands the connection has: [Equivalents], [Keeper] and

@@ -58,8 +58,8 @@ type lingerer interface {
 }
 
 var (
-	errLongLine   = errors.New("a line is too long")
-	errNotUTF8    = errors.New("a message is not UTF-8")
+	errLongLine   = malformed("a line is too long")
+	errNotUTF8    = malformed("a message is not UTF-8")
 	errLineEnd    = errors.New("a message has a line end in it")
 	errBadAddress = errors.New("want HOST:PORT, unix://PATH, tls://HOST:PORT, ws://… or wss://…")
 )
