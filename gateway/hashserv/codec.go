@@ -89,8 +89,16 @@ func readHeaders(conn Conn, name string) (value string, err error) {
 // same room.
 func receiveMessage(conn Conn, room []byte) (text, newRoom []byte, err error) {
 	text, err = conn.Receive()
-	if err != nil || !conn.Chunked() || !beginsChunks(text) {
+	if err != nil {
 		return text, room, err
+	}
+	return wholeMessage(conn, text, room)
+}
+
+// wholeMessage is receiveMessage when the first line of it was received already.
+func wholeMessage(conn Conn, first, room []byte) (text, newRoom []byte, err error) {
+	if !conn.Chunked() || !beginsChunks(first) {
+		return first, room, nil
 	}
 	room = room[:0]
 	for range maxChunks + 1 {
@@ -129,7 +137,7 @@ func beginsChunks(text []byte) bool {
 	return ok && value.Kind() == 'n'
 }
 
-// sendMessage sends a JSON text, in pieces when it is long and conn wants that.
+// sendMessage sends a JSON text that marshal made, in pieces when it is long and conn wants that.
 func sendMessage(conn Conn, text []byte) error {
 	if !conn.Chunked() || len(text) < maxPiece {
 		return conn.Send(text)
@@ -137,12 +145,28 @@ func sendMessage(conn Conn, text []byte) error {
 	if err := conn.Send([]byte(`{"` + chunkStream + `":null}`)); err != nil {
 		return err
 	}
-	for piece := range slices.Chunk(text, maxPiece) {
+	for len(text) > 0 {
+		var piece []byte
+		piece, text = cutPiece(text)
 		if err := conn.Send(piece); err != nil {
 			return err
 		}
 	}
 	return conn.Send(nil)
+}
+
+// cutPiece cuts off what fits into a piece, and does not let it end with a space, which the receiver would take off. Where there are nothing
+// but spaces the last is escaped: canonical JSON has spaces in strings alone.
+func cutPiece(text []byte) (piece, rest []byte) {
+	n := min(maxPiece, len(text))
+	for n > maxPiece/2 && text[n-1] == ' ' {
+		n--
+	}
+	piece, rest = text[:n:n], text[n:]
+	if piece[n-1] == ' ' {
+		piece = append(piece[:n-1:n-1], `\u0020`...)
+	}
+	return piece, rest
 }
 
 // marshal returns v as JSON in one line of ASCII: members in the order of their fields, of maps sorted.

@@ -250,6 +250,9 @@ func (c *serving) readStats(ctx context.Context, need Permission, reset bool) (a
 	if err := c.peer.May(ctx, need); err != nil {
 		return nil, err
 	}
+	if !c.peer.Whole(ctx) {
+		return nil, errNoCommand
+	}
 	return statsReply{c.server.stats.read(reset)}, nil
 }
 

@@ -88,7 +88,7 @@ func TestByHashAfterAnUpgrade(t *testing.T) {
 	put(t, db, bhPublication())
 	// The schema as it was before the migration.
 	if _, err := db.writer.Exec(`DROP INDEX names_payload; ALTER TABLE records DROP COLUMN hash;
-DELETE FROM schema_version WHERE version >= 3`); err != nil {
+DROP TABLE accounts; DELETE FROM schema_version WHERE version >= 3`); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

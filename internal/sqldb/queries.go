@@ -89,3 +89,13 @@ const (
 	insertLink = "INSERT INTO links (issuer, subject, principal, created) VALUES (?, ?, ?, ?)"
 	selectLink = "SELECT principal FROM links WHERE issuer = ? AND subject = ?"
 )
+
+// Accounts.
+const (
+	selectAccount  = "SELECT zone, name, permissions, token, principal, epoch, created FROM accounts WHERE zone = ? AND name = ?"
+	selectAccounts = "SELECT zone, name, permissions, token, principal, epoch, created FROM accounts WHERE zone = ? ORDER BY name"
+	insertAccount  = `INSERT INTO accounts (zone, name, permissions, token, principal, epoch, created)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	updateAccount = "UPDATE accounts SET permissions = ?, token = ? WHERE zone = ? AND name = ?"
+	deleteAccount = "DELETE FROM accounts WHERE zone = ? AND name = ?"
+)

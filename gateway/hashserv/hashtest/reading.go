@@ -1,6 +1,7 @@
 package hashtest
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -182,19 +183,28 @@ func rowsBare(e *env) {
 
 // freeText: hashes are text, and nothing in them means anything.
 func freeText(e *env) {
-	texts := []string{"'", "''; drop table", `"`, `\`, "%", "_", "?1", "ü", "\U0001F600", "{}", "null", "END", "ok", strings.Repeat("x", 4000)}
+	texts := []string{"'", "';drop/**/table--", `"`, `\`, "%", "_", "?1", "ü", "\U0001F600", "{}", "null", "END", "ok", strings.Repeat("x", 1000)}
 	for i, text := range texts {
 		r := hashserv.Report{Task: hashserv.Task{Method: "m" + text, Taskhash: "t" + text}, Outhash: "o" + text, Unihash: U(byte(i + 1))}
-		r.Siginfo = strings.Repeat(text+" \n", 1+60000/len(text)) // longer than a line of the protocol
+		r.Siginfo = siginfo(i, text)
 		e.report(r, byte(i+1))
 	}
 	for i, text := range texts {
 		e.expect(hashserv.Task{Method: "m" + text, Taskhash: "t" + text}, byte(i+1))
 		row := e.row(hashserv.Query{Method: "m" + text, Outhash: "o" + text})
-		if row == nil || row.Siginfo != strings.Repeat(text+" \n", 1+60000/len(text)) {
+		if row == nil || row.Siginfo != siginfo(i, text) {
 			e.Fatalf("the row of %q is not what was reported", text)
 		}
 	}
+}
+
+// siginfo is for some texts longer than a line of the protocol.
+func siginfo(i int, text string) string {
+	size := 100
+	if i%4 == 0 {
+		size = 60_000
+	}
+	return strings.Repeat(text+" \n", 1+size/len(text))
 }
 
 // authors: the author of a mapping is who reported the task first, also when the unihash was another's.
@@ -250,11 +260,15 @@ func batches(e *env) {
 	if err := e.store.Unihash(e.ctx, tasks, answers); err != nil {
 		e.Fatal(err)
 	}
-	e.equal(answers, want)
+	if !slices.Equal(answers, want) {
+		e.equal(answers, want)
+	}
 	if err := e.store.Exists(e.ctx, unihashes, there); err != nil {
 		e.Fatal(err)
 	}
-	e.equal(there, exist)
+	if !slices.Equal(there, exist) {
+		e.equal(there, exist)
+	}
 	if err := errorsOf(e.store.Unihash(e.ctx, nil, nil), e.store.Exists(e.ctx, nil, nil)); err != nil {
 		e.Fatalf("empty batches: %v", err)
 	}
