@@ -3,6 +3,7 @@ package hashserv
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +69,7 @@ func readHeaders(conn Conn, name string) (value string, err error) {
 	for range maxHeaders + 1 {
 		line, err := conn.Receive()
 		if err != nil {
-			return "", err
+			return "", midway(err)
 		}
 		if len(line) == 0 {
 			return value, nil
@@ -104,7 +105,7 @@ func wholeMessage(conn Conn, first, room []byte) (text, newRoom []byte, err erro
 		piece, err := conn.Receive()
 		switch {
 		case err != nil:
-			return nil, room, err
+			return nil, room, midway(err)
 		case len(piece) == 0:
 			return room, room, nil
 		case len(room)+len(piece) > MaxMessage:
@@ -113,6 +114,14 @@ func wholeMessage(conn Conn, first, room []byte) (text, newRoom []byte, err erro
 		room = append(room, piece...)
 	}
 	return nil, room, malformed("a message has too many pieces")
+}
+
+// midway is an error of receiving when more had to come.
+func midway(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // beginsChunks reports whether text is {"chunk-stream": null}, in whatever spelling.

@@ -65,15 +65,16 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) error {
 	defer conn.Close()
 	err := c.run(ctx)
 	switch {
-	case errors.Is(err, io.EOF):
-		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, io.EOF): // all replies have left: this was waited for
+		return nil
 	}
 	var told *Refusal
 	if errors.As(err, &told) {
-		err = errors.Join(err, c.reply(map[string]errorMember{invokeError: {told.Message}}), c.flush())
+		err = errors.Join(err, c.reply(map[string]errorMember{invokeError: {told.Message}}))
 	}
+	err = errors.Join(err, c.flush()) // replies to what came before
 	if l, ok := conn.(lingerer); ok && (told != nil || errors.Is(err, ErrMalformed)) {
 		l.linger(s.conf.Linger)
 	}

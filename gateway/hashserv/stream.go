@@ -3,7 +3,6 @@ package hashserv
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"time"
 )
 
@@ -59,8 +58,8 @@ func (b *batch) collect(conn Conn) (end bool, err error) {
 	return end, nil
 }
 
-// stream answers lines until one says that it ends. answer sends the replies to a batch; when it returns an error, those before the line
-// that caused it are sent.
+// stream answers lines until one says that it ends. answer sends the replies to a batch; when it returns an error it has sent those before
+// the line that caused it.
 func (c *serving) stream(ctx context.Context, need Permission, answer func(context.Context, *batch) error) error {
 	if err := c.peer.May(ctx, need); err != nil {
 		return err
@@ -78,10 +77,10 @@ func (c *serving) stream(ctx context.Context, need Permission, answer func(conte
 		var err error
 		end, err = c.batch.collect(c.conn)
 		if answerErr := c.measured(ctx, answer); answerErr != nil {
-			return errors.Join(answerErr, c.flush())
+			return answerErr
 		}
 		if err != nil {
-			return errors.Join(c.flush(), err)
+			return err
 		}
 	}
 	return c.conn.Send([]byte(streamLeft))

@@ -27,7 +27,12 @@ const (
 	goodbye = 100 * time.Millisecond
 )
 
-var errBinary = malformed("a websocket message is binary")
+var (
+	errBinary = malformed("a websocket message is binary")
+	// The library takes io.EOF for the end of a message, also where it is not.
+	errEnded = errors.New("the connection ended")
+	errCut   = errors.New("the connection ended within a frame")
+)
 
 // AcceptWebsocket answers an upgrade. When the error is not nil it has answered with one. Compression is taken when it is offered, without
 // state between messages, so that an idle connection holds none; short messages are sent without it.
@@ -148,7 +153,7 @@ func newWebsocketConn(ws *websocket.Conn, frames *frameConn) Conn {
 func (c *websocketConn) Receive() ([]byte, error) {
 	kind, r, err := c.ws.Reader(context.Background())
 	switch {
-	case websocket.CloseStatus(err) == websocket.StatusNormalClosure, websocket.CloseStatus(err) == websocket.StatusGoingAway:
+	case websocket.CloseStatus(err) == websocket.StatusNormalClosure, websocket.CloseStatus(err) == websocket.StatusGoingAway, errors.Is(err, errEnded):
 		return nil, io.EOF
 	case err != nil:
 		return nil, err
@@ -218,6 +223,9 @@ func (c *frameConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.in.Read(p[:min(uint64(len(p)), c.left)])
 	c.left -= uint64(n)
+	if errors.Is(err, io.EOF) {
+		err = errCut
+	}
 	return n, err
 }
 
@@ -225,10 +233,12 @@ func (c *frameConn) Read(p []byte) (int, error) {
 func (c *frameConn) nextFrame() (uint64, error) {
 	for need := 2; ; {
 		head, err := c.in.Peek(need)
-		if err != nil {
-			if len(head) > 0 && errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+		switch {
+		case errors.Is(err, io.EOF) && len(head) > 0:
+			return 0, errCut
+		case errors.Is(err, io.EOF):
+			return 0, errEnded
+		case err != nil:
 			return 0, err
 		}
 		if need = headSize(head); len(head) >= need {

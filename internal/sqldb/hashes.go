@@ -105,13 +105,13 @@ func (h *Hashes) load(ctx context.Context) (err error) {
 	if err := upgrade(ctx, h.writer, hashApplicationID, hashMigrationFiles, "hashmigrations", h.now()); err != nil {
 		return err
 	}
-	if h.queue.conn, err = h.writer.Conn(ctx); err != nil {
+	if h.queue.conn, err = prepare(ctx, h.writer); err != nil {
 		return err
 	}
 	if h.lookup, err = h.reader.PrepareContext(ctx, selectMapping); err != nil {
 		return err
 	}
-	if h.follow.conn, err = h.reader.Conn(ctx); err != nil {
+	if h.follow.conn, err = prepare(ctx, h.reader); err != nil {
 		return err
 	}
 	return h.catchUp(ctx)
@@ -125,9 +125,9 @@ func (h *Hashes) Close() error {
 	if h.lookup != nil {
 		all = append(all, h.lookup.Close())
 	}
-	for _, conn := range []*sql.Conn{h.follow.conn, h.queue.conn} {
+	for _, conn := range []*prepared{h.follow.conn, h.queue.conn} {
 		if conn != nil {
-			all = append(all, conn.Close())
+			all = append(all, conn.close())
 		}
 	}
 	// The writer goes last: the last connection to close folds the write-ahead log into the file.

@@ -25,7 +25,7 @@ type hashFollower struct {
 	surplus atomic.Bool // whether the list of removals is longer than it need be
 
 	mu       sync.Mutex // serialises pulls, and guards what follows
-	conn     *sql.Conn  // data_version compares only within one connection
+	conn     *prepared  // data_version compares only within one connection
 	version  int64      // of the data that memory holds; 0 is none
 	mappings int64      // the last id of each table that memory holds
 	removals int64
@@ -42,8 +42,8 @@ func (h *Hashes) catchUp(ctx context.Context) error {
 	f := &h.follow
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var version int64
-	if err := f.conn.QueryRowContext(ctx, dataVersion).Scan(&version); err != nil {
+	version, err := f.conn.one(ctx, dataVersion)
+	if err != nil {
 		return fmt.Errorf("read data version: %w", classify(err))
 	}
 	if version == f.version {
@@ -59,16 +59,17 @@ func (h *Hashes) catchUp(ctx context.Context) error {
 
 // pull reads what is new, all of it at one moment of the database's life. The caller holds follow.mu.
 func (h *Hashes) pull(ctx context.Context) error {
-	tx, err := h.follow.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
+	tx := h.follow.conn
+	if _, err := tx.exec(ctx, beginRead); err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	// What was only read is undone by nothing, and a context that ended must not leave the transaction open.
+	defer tx.exec(context.WithoutCancel(ctx), rollback)
 	if err := h.pullNames(ctx, tx); err != nil {
 		return err
 	}
-	var first, last int64
-	if err := tx.QueryRowContext(ctx, removalsLeft).Scan(&first, &last); err != nil {
+	first, last, err := tx.two(ctx, removalsLeft)
+	if err != nil {
 		return err
 	}
 	h.follow.surplus.Store(first != 0 && last-first > keepRemovals+trimAtOnce)
@@ -85,7 +86,7 @@ func (h *Hashes) pull(ctx context.Context) error {
 	return h.pullMappings(ctx, tx)
 }
 
-func (h *Hashes) pullNames(ctx context.Context, tx *sql.Tx) error {
+func (h *Hashes) pullNames(ctx context.Context, tx *prepared) error {
 	if h.follow.names == nil {
 		h.follow.names = []string{""}
 	}
@@ -112,7 +113,7 @@ func (f *hashFollower) key(zone, method int64, taskhash any) (string, hashKey, e
 	return f.names[zone], keyOfTask(f.names[zone], f.names[method], text), nil
 }
 
-func (h *Hashes) pullRemovals(ctx context.Context, tx *sql.Tx) error {
+func (h *Hashes) pullRemovals(ctx context.Context, tx *prepared) error {
 	memory := h.memory.Load()
 	memory.erasing()
 	return each(ctx, tx, func(rows *sql.Rows) error {
@@ -131,9 +132,9 @@ func (h *Hashes) pullRemovals(ctx context.Context, tx *sql.Tx) error {
 	}, newRemovals, h.follow.removals)
 }
 
-func (h *Hashes) pullMappings(ctx context.Context, tx *sql.Tx) error {
-	var last, first int64
-	if err := tx.QueryRowContext(ctx, lastMapping).Scan(&last, &first); err != nil {
+func (h *Hashes) pullMappings(ctx context.Context, tx *prepared) error {
+	last, err := tx.one(ctx, lastMapping)
+	if err != nil {
 		return err
 	}
 	if last <= h.follow.mappings {
@@ -170,19 +171,20 @@ func (h *Hashes) pullSpan(ctx context.Context, q querier, memory *hashMemory, fr
 
 // reload fills a new memory with all mappings, or with the newest that fit, and then puts it in the place of the old one. Until then look-ups go on
 // with that.
-func (h *Hashes) reload(ctx context.Context, tx *sql.Tx, removals int64) error {
-	var last, first, count int64
-	if err := tx.QueryRowContext(ctx, lastMapping).Scan(&last, &first); err != nil {
+func (h *Hashes) reload(ctx context.Context, tx *prepared, removals int64) error {
+	first, last, err := tx.two(ctx, spanMappings)
+	if err != nil {
 		return err
 	}
-	if err := tx.QueryRowContext(ctx, countMappings).Scan(&count); err != nil {
+	count, err := tx.one(ctx, countMappings)
+	if err != nil {
 		return err
 	}
 	memory := newHashMemory(h.limit)
 	from := max(first-1, 0)
 	if !memory.reserve(int(count)) {
 		memory.forget()
-		if err := tx.QueryRowContext(ctx, newestMappings, max(h.limit, 0)/taskCell/5*4).Scan(&from); err != nil {
+		if from, err = tx.one(ctx, newestMappings, max(h.limit, 0)/taskCell/5*4); err != nil {
 			return err
 		}
 	}

@@ -108,25 +108,17 @@ func (z *HashZone) step(ctx context.Context, w *hashWrite, s *sweep, from, last 
 }
 
 func (w *hashWrite) choose(ctx context.Context, query string, args ...any) (all []chosen, err error) {
-	s, err := w.stmt(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.QueryContext(ctx, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var unihash sql.RawBytes
-	for rows.Next() {
+	err = each(ctx, w, func(rows *sql.Rows) error {
 		var c chosen
 		if err := rows.Scan(&c.id, &unihash, &c.mark); err != nil {
-			return nil, err
+			return err
 		}
 		copy(c.unihash[:], unihash)
 		all = append(all, c)
-	}
-	return all, rows.Err()
+		return nil
+	}, query, args...)
+	return all, err
 }
 
 // mappingCondition returns the condition on a column of a Where, by the name that the protocol gives it, and "" for one that mappings do not have. arg

@@ -3,6 +3,7 @@ package sqldb
 // Every statement that is run on the database of hash equivalence.
 
 const (
+	beginRead  = "BEGIN"
 	beginWrite = "BEGIN IMMEDIATE"
 	commit     = "COMMIT"
 	rollback   = "ROLLBACK"
@@ -61,7 +62,7 @@ const (
 	newNames     = "SELECT id, text FROM names WHERE id > ? ORDER BY id"
 	removalsLeft = `SELECT coalesce(min(id), 0), coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'removals'), 0) FROM removals`
 	newRemovals  = "SELECT id, zone, method, taskhash FROM removals WHERE id > ? ORDER BY id"
-	lastMapping  = "SELECT coalesce(max(id), 0), coalesce(min(id), 0) FROM mappings"
+	lastMapping  = "SELECT coalesce(max(id), 0) FROM mappings"
 	// newestMappings is the id behind which the newest ? mappings are.
 	newestMappings = "SELECT coalesce((SELECT id FROM mappings ORDER BY id DESC LIMIT 1 OFFSET ?), 0)"
 	countMappings  = "SELECT count(*) FROM mappings"
@@ -77,8 +78,9 @@ const (
 	markMapping   = "UPDATE mappings SET mark = ?2 WHERE id = ?1"
 	deleteMapping = "DELETE FROM mappings WHERE id = ?"
 	deleteOuthash = "DELETE FROM outhashes WHERE id = ?"
-	spanMappings  = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM mappings"
-	spanOuthashes = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM outhashes"
+	// Two statements in one, for SQLite finds the largest and the smallest by the index only when it is asked for one of them.
+	spanMappings  = "SELECT coalesce((SELECT min(id) FROM mappings), 0), coalesce((SELECT max(id) FROM mappings), 0)"
+	spanOuthashes = "SELECT coalesce((SELECT min(id) FROM outhashes), 0), coalesce((SELECT max(id) FROM outhashes), 0)"
 
 	chooseMappings  = "SELECT id, unihash, mark FROM mappings o WHERE zone = ?1 AND "
 	chooseOuthashes = "SELECT id, x'', 0 FROM outhashes o WHERE zone = ?1 AND "

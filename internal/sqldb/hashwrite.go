@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -20,7 +21,7 @@ const (
 
 // hashQueue holds the writes that wait. While there are any, one goroutine takes all that are there into one transaction, and again.
 type hashQueue struct {
-	conn    *sql.Conn      // the only one that writes
+	conn    *prepared      // the only one that writes
 	running sync.WaitGroup // of that goroutine
 	texts   interned       // its own
 
@@ -62,7 +63,13 @@ func (h *Hashes) write(ctx context.Context, do func(context.Context, *hashWrite)
 
 // drain commits what waits until nothing does.
 func (h *Hashes) drain() {
-	for jobs := h.queue.take(); len(jobs) > 0; jobs = h.queue.take() {
+	for {
+		// Whoever was just answered may have the next at once, which then shares the transaction.
+		runtime.Gosched()
+		jobs := h.queue.take()
+		if len(jobs) == 0 {
+			return
+		}
 		h.commitJobs(jobs)
 	}
 }
@@ -106,15 +113,15 @@ func (h *Hashes) commitJobs(jobs []*hashJob) {
 
 func (h *Hashes) commitOnce(ctx context.Context, jobs []*hashJob) (err error) {
 	conn := h.queue.conn
-	if _, err := conn.ExecContext(ctx, beginWrite); err != nil {
+	if _, err := conn.exec(ctx, beginWrite); err != nil {
 		return fmt.Errorf("begin: %w", classify(err))
 	}
-	w := &hashWrite{h: h, conn: conn, texts: &h.queue.texts}
+	w := &hashWrite{prepared: conn, texts: &h.queue.texts}
 	defer func() {
 		if err != nil {
 			w.texts.forget() // their ids may be undone
 			// SQLite may have rolled back already, which is then the error here.
-			conn.ExecContext(ctx, rollback)
+			conn.exec(ctx, rollback)
 		}
 	}()
 	for _, job := range jobs {
@@ -122,7 +129,7 @@ func (h *Hashes) commitOnce(ctx context.Context, jobs []*hashJob) (err error) {
 			return classify(err)
 		}
 	}
-	if _, err := conn.ExecContext(ctx, commit); err != nil {
+	if _, err := conn.exec(ctx, commit); err != nil {
 		return fmt.Errorf("commit: %w", classify(err))
 	}
 	return nil
@@ -130,57 +137,16 @@ func (h *Hashes) commitOnce(ctx context.Context, jobs []*hashJob) (err error) {
 
 // hashWrite is a transaction under way.
 type hashWrite struct {
-	h     *Hashes
-	conn  *sql.Conn
+	*prepared
 	texts *interned
 }
 
-// interned remembers prepared statements, and the ids of texts.
+// interned remembers the ids of texts.
 type interned struct {
-	stmts map[string]*sql.Stmt
-	ids   map[string]map[string]int64 // by the statement that looks them up
+	ids map[string]map[string]int64 // by the statement that looks them up
 }
 
 func (t *interned) forget() { t.ids = nil }
-
-// stmt prepares a statement once in the life of the connection, whose end closes it.
-func (w *hashWrite) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s := w.texts.stmts[query]; s != nil {
-		return s, nil
-	}
-	s, err := w.conn.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if w.texts.stmts == nil {
-		w.texts.stmts = make(map[string]*sql.Stmt)
-	}
-	w.texts.stmts[query] = s
-	return s, nil
-}
-
-// exec runs a statement and returns how many rows it changed.
-func (w *hashWrite) exec(ctx context.Context, query string, args ...any) (int64, error) {
-	s, err := w.stmt(ctx, query)
-	if err != nil {
-		return 0, err
-	}
-	result, err := s.ExecContext(ctx, args...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
-// one runs a query for one row of one integer.
-func (w *hashWrite) one(ctx context.Context, query string, args ...any) (n int64, err error) {
-	s, err := w.stmt(ctx, query)
-	if err != nil {
-		return 0, err
-	}
-	err = s.QueryRowContext(ctx, args...).Scan(&n)
-	return n, err
-}
 
 // mapping runs a query for a unihash and an author.
 func (w *hashWrite) mapping(ctx context.Context, query string, args ...any) (hashserv.Mapping, error) {

@@ -82,14 +82,3 @@ END;
 CREATE TRIGGER mappings_changed BEFORE UPDATE OF id, zone, method, taskhash, unihash, author ON mappings BEGIN
     SELECT raise(ABORT, 'a mapping is written once: delete it instead');
 END;
-
--- Accounts of the protocol.
-CREATE TABLE users (
-    zone        TEXT NOT NULL,
-    name        TEXT NOT NULL,
-    permissions TEXT NOT NULL, -- JSON
-    token       BLOB NOT NULL CHECK (length(token) = 32), -- SHA-256 of the token
-    principal   TEXT NOT NULL, -- JSON: who made it
-    created     INTEGER NOT NULL, -- microseconds since 1970
-    PRIMARY KEY (zone, name)
-) STRICT, WITHOUT ROWID;
