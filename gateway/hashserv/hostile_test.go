@@ -364,7 +364,7 @@ func srvFrameTricks() (all []srvHostile) {
 	add("compressed", "open", srvFrame(0xc1, srvDeflate(srvPing))+srvClose, srvAlive)
 	add("compressed garbage", "error", srvFrame(0xc1, "garbage garbage"))
 	add("a compressed stream line", "open", srvFrame(0xc1, srvDeflate(`{"exists-stream":null}`))+srvFrame(0xc1, srvDeflate("x"))+srvFrame(srvText, "y")+srvClose, `"ok"`, "false", "false")
-	add("a bomb", "error", srvFrame(0xc1, srvDeflate(strings.Repeat(" ", 64<<20))))
+	add("a bomb", "error", srvFrame(0xc1, srvDeflate(strings.Repeat(" ", 8<<20))))
 	add("a bomb that closes itself", "closed", srvFrame(0xc1, srvDeflate(strings.Repeat(" ", MaxMessage-1)+"x")))
 	return all
 }
@@ -411,6 +411,8 @@ func TestHostile(t *testing.T) {
 	}
 	all := srvHostiles()
 	tried := 0
+	next := make(chan Peer, 1)
+	tr := srvServeEach(t, server, func() Peer { return <-next })
 	for _, h := range all {
 		for _, over := range []string{"lines", "websocket"} {
 			if h.over != "" && h.over != over {
@@ -419,11 +421,11 @@ func TestHostile(t *testing.T) {
 			tried++
 			t.Run(over+"/"+h.category+"/"+h.name, func(t *testing.T) {
 				peer := srvNewPeer(t)
-				var served Peer = peer
 				if h.reader {
-					served = srvReader{peer}
+					next <- srvReader{peer}
+				} else {
+					next <- peer
 				}
-				tr := srvServe(t, server, served)
 				talk := tr.talkLines
 				if over == "websocket" {
 					talk = tr.talkWebsocket
