@@ -95,3 +95,39 @@ FROM mappings m WHERE zone = (SELECT id FROM names WHERE text = ?)`
 	usedMappings  = "SELECT count(*) FROM mappings WHERE zone = (SELECT id FROM names WHERE text = ?)"
 	usedOuthashes = "SELECT count(*) FROM outhashes WHERE zone = (SELECT id FROM names WHERE text = ?)"
 )
+
+// Another server's database. A table that is not there is told from one that is empty.
+const (
+	referenceTables = `SELECT coalesce(max(name = 'unihashes_v3'), 0), coalesce(max(name = 'unihashes_v2'), 0),
+coalesce(max(name = 'outhashes_v2'), 0), coalesce(max(name = 'config'), 0) FROM sqlite_schema WHERE type = 'table'`
+	referenceMark     = "SELECT coalesce(CAST(value AS TEXT), '') FROM config WHERE name = 'gc-mark'"
+	referenceMappings = `SELECT rowid, coalesce(CAST(method AS TEXT), ''), coalesce(CAST(taskhash AS TEXT), ''), coalesce(CAST(unihash AS TEXT), ''),
+coalesce(CAST(gc_mark AS TEXT), '') FROM unihashes_v3 WHERE rowid > ? ORDER BY rowid LIMIT ?`
+	referenceOldMappings = `SELECT rowid, coalesce(CAST(method AS TEXT), ''), coalesce(CAST(taskhash AS TEXT), ''), coalesce(CAST(unihash AS TEXT), ''),
+'' FROM unihashes_v2 WHERE rowid > ? ORDER BY rowid LIMIT ?`
+	referenceRows = `SELECT rowid, coalesce(CAST(method AS TEXT), ''), coalesce(CAST(taskhash AS TEXT), ''), coalesce(CAST(outhash AS TEXT), ''),
+coalesce(CAST(created AS TEXT), ''), coalesce(CAST(owner AS TEXT), ''), coalesce(CAST(PN AS TEXT), ''), coalesce(CAST(PV AS TEXT), ''),
+coalesce(CAST(PR AS TEXT), ''), coalesce(CAST(task AS TEXT), ''), coalesce(CAST(outhash_siginfo AS TEXT), '')
+FROM outhashes_v2 WHERE rowid > ? ORDER BY rowid LIMIT ?`
+	markAsImported = "UPDATE mappings SET mark = ?4 WHERE taskhash = ?1 AND method = ?2 AND zone = ?3"
+)
+
+// Exporting and counting.
+const (
+	exportMappings = `SELECT n.text, m.taskhash, m.unihash, m.author, coalesce(k.text, '') FROM mappings m
+LEFT JOIN names n ON n.id = m.method LEFT JOIN marks k ON k.id = m.mark
+WHERE m.zone = (SELECT id FROM names WHERE text = ?) AND m.id > ? AND m.id <= ? ORDER BY m.id`
+	exportRows = `SELECT n.text, o.taskhash, o.outhash, o.created, coalesce(d1.text, ''), coalesce(d2.text, ''), coalesce(d3.text, ''),
+coalesce(d4.text, ''), coalesce(d5.text, ''), s.body
+FROM outhashes o LEFT JOIN names n ON n.id = o.method LEFT JOIN details d1 ON d1.id = o.owner LEFT JOIN details d2 ON d2.id = o.pn
+LEFT JOIN details d3 ON d3.id = o.pv LEFT JOIN details d4 ON d4.id = o.pr LEFT JOIN details d5 ON d5.id = o.task
+LEFT JOIN siginfos s ON s.id = o.siginfo
+WHERE o.zone = (SELECT id FROM names WHERE text = ?) AND o.id > ? AND o.id <= ? ORDER BY o.id`
+
+	fileSizes  = `SELECT page_count * page_size, freelist_count * page_size FROM pragma_page_count, pragma_page_size, pragma_freelist_count`
+	countTexts = "SELECT count(*), coalesce(sum(length(body)), 0) FROM siginfos"
+	countZones = `WITH m AS (SELECT zone, count(*) AS n FROM mappings GROUP BY zone), o AS (SELECT zone, count(*) AS n FROM outhashes GROUP BY zone)
+SELECT names.text, coalesce(m.n, 0), coalesce(o.n, 0), coalesce(marks.text, '') FROM names LEFT JOIN m ON m.zone = names.id
+LEFT JOIN o ON o.zone = names.id LEFT JOIN collections c ON c.zone = names.id LEFT JOIN marks ON marks.id = c.mark
+WHERE m.n IS NOT NULL OR o.n IS NOT NULL ORDER BY names.text`
+)
