@@ -73,6 +73,8 @@ var testOnly = map[string]string{
 	"internal/gwtest/redis":         "real Redis servers, for tests",
 	"internal/gwtest/forgegate":     "a gate in front of a git server of the conformance suite",
 	"internal/gwtest/loopback":      "addresses for servers of tests",
+	"internal/gwtest/hashref":       "BitBake's own hash equivalence server, for tests",
+	"internal/hashsuite":            "a program that runs the suite of BitBake's hash equivalence server against a gate",
 	"internal/bench":                "programs that measure; nothing is built on them",
 	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
