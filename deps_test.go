@@ -73,6 +73,7 @@ var testOnly = map[string]string{
 	"internal/gwtest/redis":         "real Redis servers, for tests",
 	"internal/gwtest/forgegate":     "a gate in front of a git server of the conformance suite",
 	"internal/gwtest/loopback":      "addresses for servers of tests",
+	"internal/gwtest/server":        "servers as processes of their own, for tests",
 	"internal/gwtest/hashref":       "BitBake's own hash equivalence server, for tests",
 	"internal/hashsuite":            "a program that runs the suite of BitBake's hash equivalence server against a gate",
 	"internal/bench":                "programs that measure; nothing is built on them",

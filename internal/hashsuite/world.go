@@ -12,6 +12,7 @@ import (
 
 	"github.com/lychgate/lychgate/internal/gwtest/hashref"
 	"github.com/lychgate/lychgate/internal/gwtest/loopback"
+	"github.com/lychgate/lychgate/internal/gwtest/server"
 )
 
 // subject is what the suite is run against.
@@ -66,7 +67,9 @@ type suite struct {
 	transport     transport
 }
 
-func (s suite) String() string { return fmt.Sprintf("%s-%s-%s", s.subject, s.configuration, s.transport) }
+func (s suite) String() string {
+	return fmt.Sprintf("%s-%s-%s", s.subject, s.configuration, s.transport)
+}
 
 // world is the directory that all is in.
 type world struct {
@@ -90,7 +93,7 @@ func (w *world) close() error {
 
 // running are the servers of a subject, and where it is to be found.
 type running struct {
-	processes []*hashref.Process
+	processes []*server.Process
 	endpoints map[transport]endpoint
 }
 
@@ -254,7 +257,7 @@ func (w *world) startGate(ctx context.Context, r *running, c configuration, hash
 		}
 	}
 	ready := func() bool { return open200("http://" + adminAddr + "/readyz") }
-	p, err := hashref.Start(ctx, w.dir, "gate", nil, ready, w.o.gate, "serve", "--config", config)
+	p, err := server.Start(ctx, w.dir, "gate", nil, ready, w.o.gate, "serve", "--config", config)
 	if err != nil {
 		return err
 	}
