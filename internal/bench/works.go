@@ -31,6 +31,7 @@ func works() []work {
 		{"ssh-held", measureHeld},
 		{"hash", measureHash},
 		{"hash-burst", measureHashBurst},
+		{"hash-gc", measureHashGC},
 		{"start", measureStart},
 	}
 }

@@ -279,7 +279,7 @@ hash:
     - {listen: %[5]q, zone: main}
     - {listen: %[6]q, zone: main, websocket: true}
 zones:
-  - {name: main, mirror: %[3]q, writers: {users: [git.example.com/ci]}, signers: [ci]}
+  - {name: main, mirror: %[3]q, writers: {users: [git.example.com/ci]}, admins: {users: [git.example.com/ci]}, signers: [ci]}
 signers:
   keys: [{identity: ci, file: ci.pub}]
 forges:
