@@ -91,26 +91,16 @@ func run(ctx context.Context, o options) (err error) {
 	return errors.Join(all.judge(os.Stdout), w.runGoTests(ctx))
 }
 
-// measure starts a server in one configuration and runs the suite over each of its transports.
-func (w *world) measure(ctx context.Context, s subject, c configuration, all results) (err error) {
-	var wanted []transport
+// measure runs the suite in one configuration over each transport, each time against servers with nothing in them: the suite leaves a mark
+// of garbage collection behind, with which it fails the next time, at the reference too.
+func (w *world) measure(ctx context.Context, s subject, c configuration, all results) error {
 	for _, t := range s.transports() {
-		if w.o.only.MatchString(suite{s, c, t}.String()) {
-			wanted = append(wanted, t)
-		}
-	}
-	if len(wanted) == 0 {
-		return nil
-	}
-	running, err := w.start(ctx, s, c)
-	if err != nil {
-		return err
-	}
-	defer running.stop()
-	for _, t := range wanted {
 		name := suite{s, c, t}
+		if !w.o.only.MatchString(name.String()) {
+			continue
+		}
 		began := time.Now()
-		outcomes, err := w.runSuite(ctx, name, running.endpoints[t])
+		outcomes, err := w.measureOne(ctx, name)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t, err)
 		}
@@ -121,6 +111,15 @@ func (w *world) measure(ctx context.Context, s subject, c configuration, all res
 		}
 	}
 	return nil
+}
+
+func (w *world) measureOne(ctx context.Context, name suite) (outcomes, error) {
+	running, err := w.start(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer running.stop()
+	return w.runSuite(ctx, name, running.endpoints[name.transport])
 }
 
 // runGoTests runs the tests in Go that need the reference server.

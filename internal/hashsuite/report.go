@@ -29,6 +29,9 @@ func (r results) write(w io.Writer) error {
 		names = append(names, s.String())
 	}
 	for _, c := range configurations() {
+		if !slices.ContainsFunc(r.suites(), func(s suite) bool { return s.configuration == c }) {
+			continue
+		}
 		fmt.Fprintf(table, "\n%s: %s (- is not run)\n", c, strings.Join(names, " / "))
 		heads := []string{"test"}
 		for _, t := range transports() {

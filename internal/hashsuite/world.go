@@ -104,12 +104,13 @@ func (r *running) stop() {
 }
 
 // start starts what a subject consists of, with nothing in it.
-func (w *world) start(ctx context.Context, s subject, c configuration) (*running, error) {
+func (w *world) start(ctx context.Context, name suite) (*running, error) {
+	c := name.configuration
 	r := &running{endpoints: map[transport]endpoint{}}
 	var err error
-	switch s {
+	switch name.subject {
 	case reference:
-		err = w.startReference(ctx, r, c)
+		err = w.startReference(ctx, r, c, name.transport)
 	case gate:
 		err = w.startGate(ctx, r, c, "hash: {reference: true}")
 	case proxy:
@@ -128,26 +129,33 @@ const (
 	password = "admin-password"
 )
 
-// startReference starts a server for each transport, each with a database of its own: the reference has one address.
-func (w *world) startReference(ctx context.Context, r *running, c configuration) error {
-	for _, t := range reference.transports() {
-		bind, err := w.address(t)
-		if err != nil {
-			return err
-		}
-		e := endpoint{address: bind}
-		var args []string
-		if c == login {
-			e.user, e.password = admin, password
-			args = []string{"--anon-perms", "@none", "--admin-user", admin, "--admin-password", password}
-		}
-		p, err := w.reference.Start(ctx, w.dir, fmt.Sprintf("reference-%s-%s", c, t), bind, args...)
-		if err != nil {
-			return err
-		}
-		r.processes, r.endpoints[t] = append(r.processes, p), e
+// startReference starts BitBake's server, which has one address.
+func (w *world) startReference(ctx context.Context, r *running, c configuration, t transport) error {
+	bind, err := w.address(t)
+	if err != nil {
+		return err
 	}
+	e := endpoint{address: bind}
+	var args []string
+	if c == login {
+		e.user, e.password = admin, password
+		args = []string{"--anon-perms", "@none", "--admin-user", admin, "--admin-password", password}
+	}
+	p, err := w.startServer(ctx, bind, args...)
+	if err != nil {
+		return err
+	}
+	r.processes, r.endpoints[t] = append(r.processes, p), e
 	return nil
+}
+
+// startServer starts BitBake's server with nothing in it.
+func (w *world) startServer(ctx context.Context, bind string, args ...string) (*server.Process, error) {
+	dir, err := os.MkdirTemp(w.dir, "server")
+	if err != nil {
+		return nil, err
+	}
+	return w.reference.Start(ctx, dir, "server", bind, args...)
 }
 
 // address is a free one, as BitBake writes it.
@@ -172,8 +180,7 @@ func (w *world) startProxy(ctx context.Context, r *running, c configuration) err
 	if err != nil {
 		return err
 	}
-	p, err := w.reference.Start(ctx, w.dir, "upstream-"+c.String(), bind,
-		"--anon-perms", "@none", "--admin-user", admin, "--admin-password", password)
+	p, err := w.startServer(ctx, bind, "--anon-perms", "@none", "--admin-user", admin, "--admin-password", password)
 	if err != nil {
 		return err
 	}
@@ -181,7 +188,7 @@ func (w *world) startProxy(ctx context.Context, r *running, c configuration) err
 	if err := os.WriteFile(w.path("upstream.password"), []byte(password), 0o600); err != nil {
 		return err
 	}
-	hash := fmt.Sprintf("hash: {reference: true, upstream: %q, user: %s, password: %q, anonymous_upstream: true}",
+	hash := fmt.Sprintf("hash: {reference: true, upstream: %q, user: %s, password: %q}",
 		bind, admin, "file:"+w.path("upstream.password"))
 	return w.startGate(ctx, r, c, hash)
 }
