@@ -184,10 +184,9 @@ const hashListeners = `hash:
     - {listen: %q, zone: main, principal: {forge: git.example.com, id: alice}}
 zones:
   - name: main
-    hash: {reference: true}
 `
 
-// openGate starts the quickstart, for its keys and tokens, and then its gate again with hash equivalence in its zone.
+// openGate starts the quickstart, for its keys and tokens, and then its gate again with listeners for hash equivalence.
 func (t *hashTrial) openGate(ctx context.Context) (err error) {
 	if t.gate, err = startGate(ctx, t.w, "hashgate"); err != nil {
 		return err
