@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -19,20 +20,20 @@ import (
 	"github.com/lychgate/lychgate/internal/sqldb"
 )
 
-// openHashes opens the mappings of hash equivalence. Those of what is published stay, whatever an administrator removes, but where a zone
-// answers as the reference server does.
-func (g *gate) openHashes(ctx context.Context) error {
-	reference := map[string]bool{}
-	for _, z := range g.cfg.Zones {
-		reference[z.Name] = z.Hash.Reference
-	}
-	var err error
-	g.hashes, err = sqldb.OpenHashes(ctx, sqldb.HashesConfig{
-		Path: g.cfg.Hash.Database.Value, Memory: int64(g.cfg.Hash.Memory), Logger: g.log,
-		Keep: func(zone string, u hashserv.Unihash) bool { return !reference[zone] && g.db.Published(zone, u) },
+// openMappings opens the mappings of hash equivalence.
+func openMappings(ctx context.Context, cfg *config.Config, records *sqldb.DB, log *slog.Logger) (*sqldb.Hashes, error) {
+	h, err := sqldb.OpenHashes(ctx, sqldb.HashesConfig{
+		Path: cfg.Hash.Database.Value, Memory: int64(cfg.Hash.Memory), Keep: keepPublished(cfg, records), Logger: log,
 	})
 	if err != nil {
-		return fmt.Errorf("open the database of hash equivalence: %w", err)
+		return nil, fmt.Errorf("open the database of hash equivalence: %w", err)
+	}
+	return h, nil
+}
+
+func (g *gate) openHashes(ctx context.Context) (err error) {
+	if g.hashes, err = openMappings(ctx, g.cfg, g.db, g.log); err != nil {
+		return err
 	}
 	g.runners, g.closers = append(g.runners, g.hashes.Run), append(g.closers, g.hashes.Close)
 	return nil
