@@ -30,7 +30,6 @@ type srvPeer struct {
 	rows     []*Row
 	mark     string
 	users    map[string][]Permission
-	self     string
 	fails    map[string]error // by the name of the method
 	whole    bool
 }
