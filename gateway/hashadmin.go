@@ -147,16 +147,22 @@ func (h *Hashes) Usage(ctx context.Context) (map[string]int64, error) {
 // Auth implements [hashserv.Users], as do the methods below. The token is a gate token, whatever the name, or that of an account of this
 // zone.
 func (h *Hashes) Auth(ctx context.Context, name, token string) (hashserv.User, error) {
-	var account *authn.Account
 	secret := authn.NewSecret(token)
-	held, err := h.gate.Accounts.Account(ctx, h.name, name)
 	credential := authn.Credential{Token: secret}
-	if err == nil && authn.AccountToken(secret) == held.Token {
-		account, credential = &held, authn.Credential{Account: &authn.Login{Zone: h.name, Name: name, Token: secret}}
+	if authn.IsAccountToken(secret) {
+		credential = authn.Credential{Account: &authn.Login{Zone: h.name, Name: name, Token: secret}}
 	}
 	s, err := h.gate.Session(ctx, h.door, credential)
 	if err != nil {
 		return hashserv.User{}, h.refuseLogin(ctx, name, err)
+	}
+	var account *authn.Account
+	if credential.Account != nil {
+		a, err := h.gate.Accounts.Account(ctx, h.name, name)
+		if err != nil {
+			return hashserv.User{}, err
+		}
+		account = &a
 	}
 	h.enter(s, account)
 	user := hashserv.User{Name: name, Permissions: h.permissions(ctx, s)}
