@@ -96,19 +96,22 @@ func (f *flights[K, V]) start(ctx context.Context, asked []*flight[K, V]) {
 			for i, w := range asked {
 				w.answer, w.ok = answers[i], true
 			}
-			_ = p.learns.during(epoch, func() error { f.keep(asked); return nil })
+			f.keep(epoch, asked)
 		}
 		f.land(asked)
 	}()
 }
 
-// keep remembers the answers that may change.
-func (f *flights[K, V]) keep(asked []*flight[K, V]) {
+// keep remembers the answers that may change, unless something was written meanwhile that may have changed them.
+func (f *flights[K, V]) keep(epoch uint64, asked []*flight[K, V]) {
 	until := f.proxy.conf.Now().Add(f.proxy.conf.Forget)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.proxy.conf.Forget < 0 || f.proxy.learns.epoch() != epoch {
+		return
+	}
 	for _, w := range asked {
-		if f.proxy.conf.Forget > 0 && f.under[w.key] == w && f.remember(w.key, w.answer) {
+		if f.under[w.key] == w && f.remember(w.key, w.answer) {
 			f.known.put(w.key, w.answer, until)
 		}
 	}

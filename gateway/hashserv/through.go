@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -374,25 +375,21 @@ func (p *Proxy) Usage(ctx context.Context) (map[string]int64, error) {
 
 // learning keeps what is learnt apart from what is removed: an answer of the upstream from before a removal must not be held after it.
 type learning struct {
-	guard sync.RWMutex // locked while mappings are dropped, read-locked while some are learnt
-	turns uint64       // how often mappings were dropped
+	turns atomic.Uint64 // how often mappings were dropped; changed with guard locked
+	guard sync.RWMutex  // read-locked while some are learnt
 
 	mu      sync.Mutex // guards what follows
 	pending int64
 	idle    chan struct{} // closed when pending is 0 again; nil when nobody waits
 }
 
-func (l *learning) epoch() uint64 {
-	l.guard.RLock()
-	defer l.guard.RUnlock()
-	return l.turns
-}
+func (l *learning) epoch() uint64 { return l.turns.Load() }
 
 // during calls do unless the epoch is over.
 func (l *learning) during(epoch uint64, do func() error) error {
 	l.guard.RLock()
 	defer l.guard.RUnlock()
-	if l.turns != epoch {
+	if l.epoch() != epoch {
 		return nil
 	}
 	return do()
@@ -402,7 +399,7 @@ func (l *learning) during(epoch uint64, do func() error) error {
 func (l *learning) turn() {
 	l.guard.Lock()
 	defer l.guard.Unlock()
-	l.turns++
+	l.turns.Add(1)
 }
 
 // begin reports whether there is room for n more.

@@ -41,6 +41,9 @@ const (
 	OwnClock
 	// RemapsDuplicates is a store that maps the task of a report though its row is there already, as the reference server does on SQLite.
 	RemapsDuplicates
+	// LosesBlanks is a store that loses blanks of long texts, as the reference server does: it cuts a message into lines anywhere, and
+	// whoever reads a line takes off its trailing blanks.
+	LosesBlanks
 	// CleansAnyAge is a store whose CleanUnused ignores the age, as the reference server's does.
 	CleansAnyAge
 )
