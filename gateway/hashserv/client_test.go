@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 
@@ -101,56 +100,5 @@ func TestClient(t *testing.T) {
 				return clClient(t, hashserv.ClientConfig{Address: s.address})
 			}, hashtest.OverWire)
 		})
-	}
-}
-
-// clUsers goes through the commands about users, as an administrator of a server that has no other users.
-func clUsers(t *testing.T, ctx context.Context, address, name, token string) {
-	t.Helper()
-	admin := clClient(t, hashserv.ClientConfig{Address: address, Username: name, Token: token})
-	all := []hashserv.Permission{hashserv.Read, hashserv.Reporting}
-	ann, secret, err := admin.NewUser(ctx, "ann", all)
-	if err != nil || ann.Name != "ann" || secret == "" || !slices.Equal(ann.Permissions, all) {
-		t.Fatalf("NewUser = %v, %q, %v", ann, secret, err)
-	}
-	var refusal *hashserv.Refusal
-	if _, _, err = admin.NewUser(ctx, "ann", nil); !errors.As(err, &refusal) {
-		t.Fatalf("the same user again: %v", err)
-	}
-	asAnn := clClient(t, hashserv.ClientConfig{Address: address, Username: "ann", Token: secret})
-	if got, err := asAnn.User(ctx, ""); err != nil || got == nil || got.Name != "ann" {
-		t.Fatalf("ann's own user: %v, %v", got, err)
-	}
-	if got, err := asAnn.Report(ctx, hashserv.Report{Task: hashserv.Task{Method: "m", Taskhash: "t"}, Outhash: "o", Unihash: hashtest.U(1)}); err != nil || got.Unihash != hashtest.U(1) {
-		t.Fatalf("ann reports: %v, %v", got, err)
-	}
-	if row, err := asAnn.Outhash(ctx, hashserv.Query{Method: "m", Outhash: "o"}); err != nil || row == nil || row.Owner != "ann" {
-		t.Fatalf("ann's report: %v, %v", row, err)
-	}
-	if _, err := asAnn.Usage(ctx); !errors.As(err, &refusal) {
-		t.Fatalf("ann asks what only an administrator may: %v", err)
-	}
-	become := clClient(t, hashserv.ClientConfig{Address: address, Username: name, Token: token, As: "ann"})
-	if got, err := become.User(ctx, ""); err != nil || got == nil || got.Name != "ann" {
-		t.Fatalf("an administrator as ann: %v, %v", got, err)
-	}
-	if got, err := admin.SetPermissions(ctx, "ann", []hashserv.Permission{hashserv.Read}); err != nil || len(got.Permissions) != 1 {
-		t.Fatalf("SetPermissions = %v, %v", got, err)
-	}
-	if users, err := admin.AllUsers(ctx); err != nil || len(users) != 2 {
-		t.Fatalf("AllUsers = %v, %v", users, err)
-	}
-	if _, fresh, err := admin.RefreshToken(ctx, "ann"); err != nil || fresh == secret {
-		t.Fatalf("RefreshToken: %v", err)
-	}
-	late := clClient(t, hashserv.ClientConfig{Address: address, Username: "ann", Token: secret})
-	if err := late.Ping(ctx); !errors.Is(err, hashserv.ErrUnavailable) || errors.As(err, &refusal) {
-		t.Fatalf("an old token: %v", err)
-	}
-	if got, err := admin.DeleteUser(ctx, "ann"); err != nil || got != "ann" {
-		t.Fatalf("DeleteUser = %q, %v", got, err)
-	}
-	if got, err := admin.User(ctx, "ann"); err != nil || got != nil {
-		t.Fatalf("a user that is gone: %v, %v", got, err)
 	}
 }

@@ -25,6 +25,19 @@ type clWire struct {
 
 	dials atomic.Int64
 	all   sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []net.Conn // the server's ends
+}
+
+// drop ends all connections.
+func (w *clWire) drop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		c.Close()
+	}
+	synctest.Wait()
 }
 
 // clLines is the server's end of a connection.
@@ -43,6 +56,9 @@ func (w *clWire) dial(context.Context, string, string) (net.Conn, error) {
 	client, server := net.Pipe()
 	c := &clLines{server, bufio.NewScanner(server)}
 	c.in.Buffer(nil, 1<<20)
+	w.mu.Lock()
+	w.conns = append(w.conns, server)
+	w.mu.Unlock()
 	w.all.Go(func() {
 		defer server.Close()
 		w.serve(n, c)
@@ -260,6 +276,7 @@ func TestClientCancelled(t *testing.T) {
 func TestClientBadAnswers(t *testing.T) {
 	ask := map[string]func(context.Context, *hashserv.Client) error{
 		"get-stream": func(ctx context.Context, c *hashserv.Client) error { _, err := clLookup(ctx, c, 1); return err },
+		"enter":      func(ctx context.Context, c *hashserv.Client) error { _, err := clLookup(ctx, c, 1); return err },
 		"exists-stream": func(ctx context.Context, c *hashserv.Client) error {
 			return c.Exists(ctx, []hashserv.Unihash{hashtest.U(1)}, make([]bool, 1))
 		},
@@ -287,11 +304,30 @@ func TestClientBadAnswers(t *testing.T) {
 	u := hashtest.U(1).String()
 	row := `"method":"m","taskhash":"t1","outhash":"o"`
 	for _, tc := range []struct{ command, reply string }{
-		{"get-stream", "x"}, {"get-stream", u[1:]}, {"get-stream", u + "0"}, {"get-stream", strings.ToUpper("abcdef" + u[6:])}, {"get-stream", `"` + u + `"`},
-		{"get-stream", "ok"}, {"get-stream", "null"}, {"get-stream", strings.Repeat("0", 64)}, {"get-stream", "{}"}, {"get-stream", strings.Repeat("a", 70_000)},
-		{"get-stream", `{"invoke-error":{"message":"no","more":1}}`}, {"get-stream", "\xff"}, {"get-stream", " " + u},
-		{"exists-stream", ""}, {"exists-stream", "True"}, {"exists-stream", `"true"`}, {"exists-stream", "1"}, {"exists-stream", "ok"},
-		{"report", "null"}, {"report", "{}"}, {"report", "ok"}, {"report", ""}, {"report", "[]"}, {"report", "{"},
+		{"get-stream", "x"},
+		{"get-stream", u[1:]},
+		{"get-stream", u + "0"},
+		{"get-stream", strings.ToUpper("abcdef" + u[6:])},
+		{"get-stream", `"` + u + `"`},
+		{"get-stream", "ok"},
+		{"get-stream", "null"},
+		{"get-stream", strings.Repeat("0", 64)},
+		{"get-stream", "{}"},
+		{"get-stream", strings.Repeat("a", 70_000)},
+		{"get-stream", `{"invoke-error":{"message":"no","more":1}}`},
+		{"get-stream", "\xff"},
+		{"get-stream", " " + u},
+		{"exists-stream", ""},
+		{"exists-stream", "True"},
+		{"exists-stream", `"true"`},
+		{"exists-stream", "1"},
+		{"exists-stream", "ok"},
+		{"report", "null"},
+		{"report", "{}"},
+		{"report", "ok"},
+		{"report", ""},
+		{"report", "[]"},
+		{"report", "{"},
 		{"report", `{"method":"m","taskhash":"t1","unihash":""}`},
 		{"report", `{"method":"m","taskhash":"t1","unihash":null}`},
 		{"report", `{"method":"m","taskhash":"t2","unihash":"` + u + `"}`},
@@ -300,7 +336,9 @@ func TestClientBadAnswers(t *testing.T) {
 		{"report", `{"method":"m","taskhash":"t1","unihash":"` + u + `","unihash":"` + u + `"}`},
 		{"report", `{"Method":"m","taskhash":"t1","unihash":"` + u + `"}`},
 		{"report", `{"method":"m","taskhash":"t1","unihash":"` + u + `"} {}`},
-		{"get-outhash", "{}"}, {"get-outhash", "false"}, {"get-outhash", `{` + row + `}`},
+		{"get-outhash", "{}"},
+		{"get-outhash", "false"},
+		{"get-outhash", `{` + row + `}`},
 		{"get-outhash", `{` + row + `,"unihash":"` + u + `","more":1}`},
 		{"get-outhash", `{` + row + `,"unihash":"` + u + `","id":"1"}`},
 		{"get-outhash", `{` + row + `,"unihash":"` + u + `","created":"yesterday"}`},
@@ -308,12 +346,31 @@ func TestClientBadAnswers(t *testing.T) {
 		{"get-outhash", `{"method":"m","taskhash":"t 1","outhash":"o","unihash":"` + u + `"}`},
 		{"get-outhash", `{"method":"m","taskhash":"","outhash":"o","unihash":"` + u + `"}`},
 		{"get-outhash", `{"method":"m","taskhash":"t1","outhash":"p","unihash":"` + u + `"}`},
+		{"get-outhash", `{"method":"n","taskhash":"t1","outhash":"o","unihash":"` + u + `"}`},
 		{"get", `{"method":"m","taskhash":"t2","outhash":"p","unihash":"` + u + `"}`},
-		{"remove", "null"}, {"remove", `{"count":-1}`}, {"remove", `{"count":"1"}`}, {"remove", `{"count":1.5}`}, {"remove", `{"count":1e99}`}, {"remove", `{"count":1,"more":1}`},
-		{"gc-status", `{"keep":1,"remove":1}x`}, {"gc-status", `{"keep":1,"mark":null}`}, {"gc-status", `{"keep":1,"remove":1,"mark":1}`},
-		{"get-db-usage", `{"usage":[]}`}, {"get-db-usage", `{"usage":{"t":1}}`}, {"get-db-usage", `{"usage":{"t":{"rows":-1}}}`},
-		{"get-user", `{}`}, {"get-user", `{"username":"ann"}`}, {"get-user", `{"username":"ann","permissions":"@all"}`}, {"get-user", `{"username":"ann","permissions":[1]}`},
-		{"get-all-users", `{"users":[null]}`}, {"get-all-users", `{"users":[{"username":"ann","permissions":[],"token":"x"}]}`},
+		{"enter", "ok"},
+		{"enter", ""},
+		{"enter", `"OK"`},
+		{"enter", u},
+		{"enter", `{"ok":true}`},
+		{"remove", "null"},
+		{"remove", `{"count":-1}`},
+		{"remove", `{"count":"1"}`},
+		{"remove", `{"count":1.5}`},
+		{"remove", `{"count":1e99}`},
+		{"remove", `{"count":1,"more":1}`},
+		{"gc-status", `{"keep":1,"remove":1}x`},
+		{"gc-status", `{"keep":1,"mark":null}`},
+		{"gc-status", `{"keep":1,"remove":1,"mark":1}`},
+		{"get-db-usage", `{"usage":[]}`},
+		{"get-db-usage", `{"usage":{"t":1}}`},
+		{"get-db-usage", `{"usage":{"t":{"rows":-1}}}`},
+		{"get-user", `{}`},
+		{"get-user", `{"username":"ann"}`},
+		{"get-user", `{"username":"ann","permissions":"@all"}`},
+		{"get-user", `{"username":"ann","permissions":[1]}`},
+		{"get-all-users", `{"users":[null]}`},
+		{"get-all-users", `{"users":[{"username":"ann","permissions":[],"token":"x"}]}`},
 		{"get-outhash", `{"chunk-stream":null}` + "\n" + `{"method":` + "\n" + `"m"` + "\n"},
 		{"get-outhash", `{"chunk-stream":null}` + strings.Repeat("\n1", 65) + "\n"},
 	} {
@@ -327,8 +384,10 @@ func TestClientBadAnswers(t *testing.T) {
 					c.line()
 				}
 				c.say(tc.reply)
-				_, more := c.line()
-				dropped.Store(!more)
+				for more := true; more; {
+					_, more = c.line()
+				}
+				dropped.Store(true)
 			}}
 			c := wire.client(t, hashserv.ClientConfig{Timeout: time.Hour, Patience: time.Hour})
 			clLost(t, fmt.Sprintf("%s answered %.100q", tc.command, tc.reply), ask[tc.command](t.Context(), c))
@@ -360,6 +419,9 @@ func TestClientUnasked(t *testing.T) {
 			}
 			synctest.Wait()
 		}
+		if n := wire.dials.Load(); n != 3 {
+			t.Errorf("%d connections for three lookups: one was used after it had lied", n)
+		}
 		c.Close()
 		wire.all.Wait()
 	})
@@ -390,18 +452,102 @@ func TestClientConnectionLost(t *testing.T) {
 			t.Errorf("a lookup: %v, %v", got, err)
 		}
 		c.Close()
-		wire = &clWire{serve: func(n int, c *clLines) {
+		var removals atomic.Int64
+		wire = &clWire{serve: func(_ int, c *clLines) {
 			c.hello()
-			if line, _ := c.line(); strings.Contains(line, "ping") {
-				c.say(`{"alive": true}`)
-				c.line()
+			for line, ok := c.line(); ok; line, ok = c.line() {
+				if strings.Contains(line, "remove") {
+					removals.Add(1)
+					return
+				}
+				c.say(`{"usage": {}}`)
 			}
 		}}
 		c = wire.client(t, hashserv.ClientConfig{})
+		if _, err := c.Usage(t.Context()); err != nil {
+			t.Error(err)
+		}
 		_, err := c.Remove(t.Context(), hashserv.Where{"method": "m"})
 		clLost(t, "a removal that may have been done", err)
-		if n := wire.dials.Load(); n != 1 {
+		if n := removals.Load(); n != 1 {
 			t.Errorf("a removal was sent %d times", n)
+		}
+		c.Close()
+		wire.all.Wait()
+	})
+}
+
+// TestClientCancelledBeforeSent: what nobody waits for any more is not sent.
+func TestClientCancelledBeforeSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read := make(chan struct{})
+		var lines []string
+		wire := &clWire{serve: func(_ int, c *clLines) {
+			<-read
+			c.hello()
+			for line, ok := c.line(); ok; line, ok = c.line() {
+				lines = append(lines, line)
+				c.say(`{"alive": true}`)
+			}
+		}}
+		c := wire.client(t, hashserv.ClientConfig{Connections: 1, Timeout: time.Hour})
+		go func() { _ = c.Ping(t.Context()) }()
+		synctest.Wait() // the lane is writing
+		ctx, cancel := context.WithCancel(t.Context())
+		reported := make(chan error, 1)
+		go func() {
+			_, err := c.Report(ctx, hashserv.Report{Task: clTask(1), Outhash: "o", Unihash: hashtest.U(1)})
+			reported <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-reported; !errors.Is(err, context.Canceled) {
+			t.Errorf("a report that was given up: %v", err)
+		}
+		close(read)
+		if err := c.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		wire.all.Wait()
+		if len(lines) != 2 {
+			t.Errorf("the server read %q", lines)
+		}
+	})
+}
+
+// TestClientKeepsStreams: with connections enough, each stays in what it is used for.
+func TestClientKeepsStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends atomic.Int64
+		wire := &clWire{serve: func(_ int, c *clLines) {
+			c.hello()
+			for line, ok := c.line(); ok; line, ok = c.line() {
+				switch {
+				case line == "END":
+					ends.Add(1)
+					c.say("ok")
+				case strings.Contains(line, "stream"):
+					c.say(`"ok"`)
+				case strings.Contains(line, "ping"):
+					c.say(`{"alive": true}`)
+				case strings.HasPrefix(line, "m "):
+					c.say("")
+				default:
+					c.say("false")
+				}
+			}
+		}}
+		c := wire.client(t, hashserv.ClientConfig{})
+		for n := range 10 {
+			_, err := clLookup(t.Context(), c, n)
+			err = errors.Join(err, c.Exists(t.Context(), []hashserv.Unihash{hashtest.U(1)}, make([]bool, 1)), c.Ping(t.Context()))
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if n := ends.Load(); n != 0 {
+			t.Errorf("a stream was left %d times", n)
 		}
 		c.Close()
 		wire.all.Wait()
@@ -519,6 +665,36 @@ func TestClientPauses(t *testing.T) {
 		time.Sleep(13 * time.Second)
 		if _, err := clLookup(t.Context(), c, 1); err != nil {
 			t.Errorf("the server is back: %v", err)
+		}
+		c.Close() // its connections end, and the next client begins anew
+		c = wire.client(t, hashserv.ClientConfig{})
+		for _, away = range []bool{true, false, true, false} {
+			_, err := clLookup(t.Context(), c, 1)
+			if (err != nil) != away {
+				t.Errorf("away %v: %v", away, err)
+			}
+			time.Sleep(130 * time.Millisecond) // the shortest pause is over
+			if !away {
+				wire.drop()
+			}
+		}
+		c.Close()
+		wire.all.Wait()
+	})
+}
+
+// TestClientPausesWhenDropped: a server that takes connections and ends them is no better than one that is away.
+func TestClientPausesWhenDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wire := &clWire{serve: func(int, *clLines) {}}
+		c := wire.client(t, hashserv.ClientConfig{})
+		for range 600 { // for a minute
+			_, err := clLookup(t.Context(), c, 1)
+			clLost(t, "a lookup", err)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := wire.dials.Load(); n < 8 || n > 20 {
+			t.Errorf("%d attempts in a minute", n)
 		}
 		c.Close()
 		wire.all.Wait()

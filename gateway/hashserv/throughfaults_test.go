@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -276,14 +277,21 @@ func (c *clThrough) loseAndFind(fault func(context.Context) error) {
 func TestThroughLostForLong(t *testing.T) {
 	clBubble(t, func(c *clThrough) {
 		c.up.fault(clHang)
-		begin, lookups := time.Now(), 0
-		for time.Since(begin) < 10*time.Minute {
-			c.expect(lookups, 0)
-			lookups++
-			time.Sleep(10 * time.Millisecond)
+		begin := time.Now()
+		var all sync.WaitGroup
+		var lookups atomic.Int64
+		for builder := range 4 {
+			all.Go(func() {
+				for n := 0; time.Since(begin) < 10*time.Minute; n++ {
+					c.quietly(4*n+builder, 0)
+					lookups.Add(1)
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
 		}
-		if lookups < 20_000 {
-			c.Errorf("%d lookups in ten minutes", lookups)
+		all.Wait()
+		if n := lookups.Load(); n < 25_000 {
+			c.Errorf("%d lookups in ten minutes", n)
 		}
 		if n := c.up.count("unihash"); n < 10 || n > 60 {
 			c.Errorf("the lost upstream was asked %d times in ten minutes", n)
@@ -355,6 +363,17 @@ func TestThroughAuthors(t *testing.T) {
 			if err := c.Unihash(c.Context(), []hashserv.Task{clTask(tc.n)}, held); err != nil || held[0] != tc.want {
 				c.Errorf("task %d = %v, %v", tc.n, held, err)
 			}
+		}
+		r := hashserv.Report{Task: clTask(6), Outhash: "o6", Unihash: hashtest.U(6), Author: 9}
+		if _, err := c.up.Memory.Report(c.Context(), r); err != nil {
+			c.Fatal(err)
+		}
+		if row := c.expectRow("o6", true); row.Author != 0 {
+			c.Errorf("the upstream's author is told: %v", row)
+		}
+		_ = c.up.Memory.Learn(c.Context(), []hashserv.Task{clTask(5)}, []hashserv.Mapping{{Unihash: hashtest.U(5), Author: 9}})
+		if m, err := c.Equivalent(c.Context(), clTask(5), hashserv.Mapping{Unihash: hashtest.U(5)}); err != nil || m.Author != 0 {
+			c.Errorf("the upstream's author is told: %v, %v", m, err)
 		}
 		if row := c.expectRow("y", true); row.Author != 7 {
 			c.Errorf("Outhash = %v", row)
