@@ -47,18 +47,20 @@ type HashesConfig struct {
 // Look-ups are answered from memory and wait for nothing that is written. Writes wait in a queue, of which all that is there goes to the disk
 // in one transaction.
 type Hashes struct {
-	now     func() time.Time
-	log     *slog.Logger
-	keep    func(zone string, u hashserv.Unihash) bool
-	limit   int64
-	writer  *sql.DB
-	reader  *sql.DB
-	reads   map[string]*sql.Stmt // the statements of look-ups, prepared; it never changes
-	encoder *zstd.Encoder
-	decoder *zstd.Decoder
-	memory  atomic.Pointer[hashMemory]
-	follow  hashFollower
-	queue   hashQueue
+	now   func() time.Time
+	log   *slog.Logger
+	keep  func(zone string, u hashserv.Unihash) bool
+	limit int64
+	// keepRemovals is the constant, but in tests.
+	keepRemovals int64
+	writer       *sql.DB
+	reader       *sql.DB
+	reads        map[string]*sql.Stmt // the statements of look-ups, prepared; it never changes
+	encoder      *zstd.Encoder
+	decoder      *zstd.Decoder
+	memory       atomic.Pointer[hashMemory]
+	follow       hashFollower
+	queue        hashQueue
 }
 
 // OpenHashes opens or makes the database, brings its schema up to date, and loads what fits into memory. Its errors are those of [Open]. The
@@ -72,7 +74,7 @@ func OpenHashes(ctx context.Context, cfg HashesConfig) (*Hashes, error) {
 }
 
 func openHashes(ctx context.Context, cfg HashesConfig) (_ *Hashes, err error) {
-	h := &Hashes{now: cfg.Now, log: cfg.Logger, keep: cfg.Keep, limit: cfg.Memory}
+	h := &Hashes{now: cfg.Now, log: cfg.Logger, keep: cfg.Keep, limit: cfg.Memory, keepRemovals: keepRemovals}
 	if h.now == nil {
 		h.now = time.Now
 	}
@@ -163,7 +165,7 @@ func (h *Hashes) Run(ctx context.Context) error {
 		}
 		if err == nil && h.follow.excess() {
 			// A failure is tried again at the next tick, and what it is about is told to whoever writes.
-			h.write(ctx, trim)
+			h.write(ctx, h.trim)
 		}
 	}
 }
