@@ -47,18 +47,20 @@ type HashesConfig struct {
 // Look-ups are answered from memory and wait for nothing that is written. Writes wait in a queue, of which all that is there goes to the disk
 // in one transaction.
 type Hashes struct {
-	now     func() time.Time
-	log     *slog.Logger
-	keep    func(zone string, u hashserv.Unihash) bool
-	limit   int64
-	writer  *sql.DB
-	reader  *sql.DB
-	lookup  *sql.Stmt
-	encoder *zstd.Encoder
-	decoder *zstd.Decoder
-	memory  atomic.Pointer[hashMemory]
-	follow  hashFollower
-	queue   hashQueue
+	now   func() time.Time
+	log   *slog.Logger
+	keep  func(zone string, u hashserv.Unihash) bool
+	limit int64
+	// keepRemovals is the constant, but in tests.
+	keepRemovals int64
+	writer       *sql.DB
+	reader       *sql.DB
+	reads        map[string]*sql.Stmt // the statements of look-ups, prepared; it never changes
+	encoder      *zstd.Encoder
+	decoder      *zstd.Decoder
+	memory       atomic.Pointer[hashMemory]
+	follow       hashFollower
+	queue        hashQueue
 }
 
 // OpenHashes opens or makes the database, brings its schema up to date, and loads what fits into memory. Its errors are those of [Open]. The
@@ -72,7 +74,7 @@ func OpenHashes(ctx context.Context, cfg HashesConfig) (*Hashes, error) {
 }
 
 func openHashes(ctx context.Context, cfg HashesConfig) (_ *Hashes, err error) {
-	h := &Hashes{now: cfg.Now, log: cfg.Logger, keep: cfg.Keep, limit: cfg.Memory}
+	h := &Hashes{now: cfg.Now, log: cfg.Logger, keep: cfg.Keep, limit: cfg.Memory, keepRemovals: keepRemovals}
 	if h.now == nil {
 		h.now = time.Now
 	}
@@ -108,8 +110,13 @@ func (h *Hashes) load(ctx context.Context) (err error) {
 	if h.queue.conn, err = prepare(ctx, h.writer); err != nil {
 		return err
 	}
-	if h.lookup, err = h.reader.PrepareContext(ctx, selectMapping); err != nil {
-		return err
+	h.reads = make(map[string]*sql.Stmt)
+	for _, query := range []string{
+		selectMapping, selectExists, reported, mappedRow + byOuthash, mappedRow + byTaskhash, bareRow + byOuthash, bareRow + byTaskhash,
+	} {
+		if h.reads[query], err = h.reader.PrepareContext(ctx, query); err != nil {
+			return err
+		}
 	}
 	if h.follow.conn, err = prepare(ctx, h.reader); err != nil {
 		return err
@@ -122,8 +129,10 @@ func (h *Hashes) Close() error {
 	h.queue.running.Wait()
 	h.decoder.Close()
 	var all []error
-	if h.lookup != nil {
-		all = append(all, h.lookup.Close())
+	for _, s := range h.reads {
+		if s != nil {
+			all = append(all, s.Close())
+		}
 	}
 	for _, conn := range []*prepared{h.follow.conn, h.queue.conn} {
 		if conn != nil {
@@ -156,7 +165,7 @@ func (h *Hashes) Run(ctx context.Context) error {
 		}
 		if err == nil && h.follow.excess() {
 			// A failure is tried again at the next tick, and what it is about is told to whoever writes.
-			h.write(ctx, trim)
+			h.write(ctx, h.trim)
 		}
 	}
 }
@@ -216,7 +225,7 @@ func (z *HashZone) readMissed(ctx context.Context, memory *hashMemory, tasks []h
 		return err
 	}
 	defer tx.Rollback()
-	lookup := tx.StmtContext(ctx, z.h.lookup)
+	lookup := tx.StmtContext(ctx, z.h.reads[selectMapping])
 	for i, t := range tasks {
 		if answers[i] != (hashserv.Mapping{}) {
 			continue
@@ -267,11 +276,7 @@ func (z *HashZone) Exists(ctx context.Context, unihashes []hashserv.Unihash, ans
 
 func (z *HashZone) readExists(ctx context.Context, unihashes []hashserv.Unihash, answers []bool) error {
 	err := z.h.read(ctx, func(tx *sql.Tx) error {
-		exists, err := tx.PrepareContext(ctx, selectExists)
-		if err != nil {
-			return err
-		}
-		defer exists.Close()
+		exists := tx.StmtContext(ctx, z.h.reads[selectExists])
 		for i, u := range unihashes {
 			if err := exists.QueryRowContext(ctx, z.name, u[:]).Scan(&answers[i]); err != nil {
 				return err
@@ -310,7 +315,7 @@ func (z *HashZone) Outhash(ctx context.Context, q hashserv.Query) (*hashserv.Row
 	var taskhash, outhash any
 	var created, author int64
 	var unihash, siginfo []byte
-	err := z.h.reader.QueryRowContext(ctx, query, z.name, q.Method, hashText(hash)).Scan(&row.ID, &taskhash, &outhash, &created, &unihash, &author,
+	err := z.h.reads[query].QueryRowContext(ctx, z.name, q.Method, hashText(hash)).Scan(&row.ID, &taskhash, &outhash, &created, &unihash, &author,
 		&row.Mark, &row.Owner, &row.PN, &row.PV, &row.PR, &row.Details.Task, &siginfo)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -35,8 +36,24 @@ func hxOpen(t testing.TB, cfg HashesConfig) *Hashes {
 	return h
 }
 
+// hxFewer has rapid try fewer sequences: each makes databases, and there are three kinds of memory.
+func hxFewer(t *testing.T, checks int) {
+	t.Helper()
+	f := flag.Lookup("rapid.checks")
+	before := f.Value.String()
+	if err := f.Value.Set(fmt.Sprint(checks)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Value.Set(before); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestHashes runs the conformance suite with all in memory, with room for some, and with none.
 func TestHashes(t *testing.T) {
+	hxFewer(t, 30)
 	for name, memory := range map[string]int64{"all in memory": 0, "some in memory": 24 * 4 * taskCell, "nothing in memory": -1} {
 		t.Run(name, func(t *testing.T) {
 			hashtest.Run(t, func(t testing.TB, c hashtest.Config) hashserv.Store {
@@ -289,10 +306,11 @@ func TestHashesReadAnewWhatTheyMissed(t *testing.T) {
 
 func TestHashesTrimTheListOfRemovals(t *testing.T) {
 	h := hxOpen(t, HashesConfig{Path: hxPath(t)})
+	h.keepRemovals = 500
 	const extra = 2*trimAtOnce + 100
 	hxExec(t, hxFile(t, h), fmt.Sprintf(`INSERT INTO names (text) VALUES ('main'), ('m');
 INSERT INTO removals (zone, method, taskhash) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) SELECT 1, 2, 't' FROM n`,
-		keepRemovals+extra))
+		h.keepRemovals+extra))
 	if err := h.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -300,11 +318,11 @@ INSERT INTO removals (zone, method, taskhash) WITH RECURSIVE n (i) AS (SELECT 1 
 		if !h.follow.excess() {
 			break
 		}
-		if err := h.write(t.Context(), trim); err != nil {
+		if err := h.write(t.Context(), h.trim); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := hxCount(t, h, "SELECT count(*) FROM removals"); n < keepRemovals || n > keepRemovals+trimAtOnce {
+	if n := hxCount(t, h, "SELECT count(*) FROM removals"); n < h.keepRemovals || n > h.keepRemovals+trimAtOnce {
 		t.Fatalf("%d removals are listed", n)
 	}
 }
@@ -474,7 +492,7 @@ func TestHashTextsAreShared(t *testing.T) {
 // Marking anew changes no row, and only what another mark is on is swept, in steps.
 func TestHashSweepInSteps(t *testing.T) {
 	h := hxOpen(t, HashesConfig{Path: hxPath(t), Keep: func(_ string, u hashserv.Unihash) bool { return u == hxReport(8).Unihash }})
-	const n = 2*hashStep + 100
+	const n = hashStep + 100
 	hxFill(t, h, "main", 0, n, hxReport)
 	hxFill(t, h, "review", 0, 10, hxReport)
 	z := h.Zone("main")
@@ -492,7 +510,7 @@ func TestHashSweepInSteps(t *testing.T) {
 	if got, err := z.Sweep(t.Context(), "first"); err != nil || got != n-3 {
 		t.Fatalf("swept %d, %v", got, err)
 	}
-	for at, want := range map[int]bool{3: true, n - 1: true, 8: true, 0: false, 2 * hashStep: false} {
+	for at, want := range map[int]bool{3: true, n - 1: true, 8: true, 0: false, hashStep: false} {
 		if got := hxMapped(t, z, hxTask(at))[0]; (got != hashserv.Mapping{}) != want {
 			t.Errorf("task %d is mapped to %v", at, got)
 		}

@@ -72,7 +72,7 @@ func (h *Hashes) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.follow.surplus.Store(first != 0 && last-first > keepRemovals+trimAtOnce)
+	h.follow.surplus.Store(first != 0 && last-first > h.keepRemovals+trimAtOnce)
 	seen := h.follow.removals
 	if h.memory.Load() == nil || seen > last || seen < last && (first == 0 || first > seen+1) {
 		return h.reload(ctx, tx, last)
@@ -204,7 +204,7 @@ func (h *Hashes) reload(ctx context.Context, tx *prepared, removals int64) error
 }
 
 // trim takes the oldest off the list of removals, if it is longer than it need be.
-func trim(ctx context.Context, w *hashWrite) error {
-	_, err := w.exec(ctx, trimRemovals, keepRemovals, trimAtOnce)
+func (h *Hashes) trim(ctx context.Context, w *hashWrite) error {
+	_, err := w.exec(ctx, trimRemovals, h.keepRemovals, trimAtOnce)
 	return err
 }

@@ -210,7 +210,7 @@ func (z *HashZone) removeMappings(ctx context.Context, w *hashWrite, _ int64, ro
 		}
 		n++
 	}
-	return n, trim(ctx, w)
+	return n, z.h.trim(ctx, w)
 }
 
 func removeOuthashes(ctx context.Context, w *hashWrite, _ int64, rows []chosen) (n int64, err error) {

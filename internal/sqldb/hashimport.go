@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -204,7 +205,12 @@ func (i *importer) reference(ctx context.Context, path string) error {
 	if _, err := os.Stat(path); err != nil {
 		return err
 	}
-	pool, err := openPool(path, 1, url.Values{"_query_only": {"1"}, "mode": {"ro"}})
+	options := url.Values{"_query_only": {"1"}, "mode": {"ro"}}
+	if _, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) {
+		// Nobody has it open. SQLite would leave companions of the file beside it, of an owner that its server may not be.
+		options.Set("immutable", "1")
+	}
+	pool, err := openPool(path, 1, options)
 	if err != nil {
 		return err
 	}

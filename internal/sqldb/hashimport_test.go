@@ -103,6 +103,9 @@ func TestImportReference(t *testing.T) {
 	if c, err := z.Collection(t.Context()); err != nil || c.Mark != "now" || c.Keep != n/2-1 {
 		t.Errorf("%+v, %v", c, err)
 	}
+	if beside, err := filepath.Glob(path + "-*"); err != nil || len(beside) != 0 {
+		t.Errorf("left beside the file: %v, %v", beside, err)
+	}
 	again, err := h.ImportReference(t.Context(), path, "main", nil)
 	if want := (ImportCounts{Kept: 2 * n, Invalid: 8}); err != nil || again != want {
 		t.Errorf("again: %+v, %v", again, err)

@@ -238,7 +238,7 @@ func (z *HashZone) reported(ctx context.Context, r hashserv.Report) (hashserv.Ma
 	if z.h.memory.Load().get(keyOfTask(z.name, r.Method, r.Taskhash)) == (hashserv.Mapping{}) {
 		return hashserv.Mapping{}, nil
 	}
-	m, err := scanMapping(z.h.reader.QueryRowContext(ctx, reported, z.name, r.Method, hashText(r.Taskhash), hashText(r.Outhash)))
+	m, err := scanMapping(z.h.reads[reported].QueryRowContext(ctx, z.name, r.Method, hashText(r.Taskhash), hashText(r.Outhash)))
 	if err != nil {
 		return m, fmt.Errorf("look for a report: %w", unavailable(err))
 	}
