@@ -411,6 +411,10 @@ func TestHashAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the account reads again", func() bool { return builder.mapped(task("private")) != none })
+	if u, err := alice.SetPermissions(t.Context(), "builder", []hashserv.Permission{hashserv.All}); err != nil || len(u.Permissions) != 5 {
+		t.Errorf("an account with all permissions has %q, %v", u.Permissions, err)
+	}
+	eventually(t, "the account does what its maker may", func() bool { _, err := builder.Usage(t.Context()); return err == nil })
 	if _, err := g.Tokens.RevokeAll(t.Context(), *principal(g, "alice")); err != nil {
 		t.Fatal(err)
 	}

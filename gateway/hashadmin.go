@@ -299,7 +299,11 @@ func validAccount(name string) bool {
 	return true
 }
 
+// permissionTexts are permissions as they are kept: sorted, and all of them where @all is among them.
 func permissionTexts(permissions []hashserv.Permission) []string {
+	if slices.Contains(permissions, hashserv.All) {
+		permissions = []hashserv.Permission{hashserv.All, hashserv.DBAdmin, hashserv.Read, hashserv.Reporting, hashserv.UserAdmin}
+	}
 	out := make([]string, len(permissions))
 	for i, p := range permissions {
 		out[i] = string(p)

@@ -125,7 +125,9 @@ func (r results) complete() bool {
 
 // reasons are why a test that the reference passes may fail, by the subject and the test: "gate test_x", "proxy test_x".
 func reasons() map[string]string {
-	return map[string]string{}
+	return map[string]string{
+		"proxy test_auth_is_owner": "the server behind a gate keeps as the owner of a report whoever signed in there, which is the gate",
+	}
 }
 
 // excuse returns the reason for which a test may fail.
