@@ -260,10 +260,8 @@ func (a *Authorizer) Chain(zone string) []string { return a.chains[zone] }
 // Revision returns that of the policy in force.
 func (a *Authorizer) Revision() string { return a.policy.Footprint().Revision }
 
-// NeedsNames reports whether the policy in force reads more of an artifact's name than its zone, kind and hash.
-func (a *Authorizer) NeedsNames() bool {
-	return a.policy.Footprint().Reads&(FieldPath|FieldPart|FieldRecipe|FieldVersion|FieldArch|FieldTask) != 0
-}
+// Reads returns what the answers of the policy in force can depend on.
+func (a *Authorizer) Reads() Field { return a.policy.Footprint().Reads }
 
 // outcome is an Answer without the record, small enough to be handed up by value.
 type outcome struct {

@@ -61,7 +61,13 @@ type Hashes struct {
 	checked    time.Time
 	account    *authn.Account // that was signed in to, nil for none
 	author     hashserv.Author
-	records    []provenance.Record // reused
+
+	// What one answer needs, made by begin or kept to be used again.
+	asking  authz.Request
+	reads   authz.Field
+	decided map[claimed]decision
+	records []provenance.Record
+	found   []hashserv.Mapping
 }
 
 var _ interface {
@@ -77,7 +83,7 @@ func (g *Gateway) Hashes(door Door, zone string, s *Session) *Hashes {
 	if !artifact.ValidZoneName(zone) {
 		zone = ""
 	}
-	h := &Hashes{gate: g, door: door, name: zone, zone: g.zones[zone], in: g.Authorizer.Chain(zone)}
+	h := &Hashes{gate: g, door: door, name: zone, zone: g.zones[zone], in: g.Authorizer.Chain(zone), decided: map[claimed]decision{}}
 	if s != nil {
 		h.enter(s, nil)
 	}
@@ -187,24 +193,25 @@ func (h *Hashes) Unihash(ctx context.Context, tasks []hashserv.Task, answers []h
 
 // find looks the tasks up in the zone and, where that has no answer for the asker, in its bases.
 func (h *Hashes) find(ctx context.Context, s *Session, b *hashBatch, tasks []hashserv.Task, answers []hashserv.Mapping) error {
-	found := make([]hashserv.Mapping, len(tasks))
+	h.begin(s)
 	for depth, zone := range h.in {
 		store := h.gate.zones[zone].Hash.Store
 		if store == nil {
 			continue
 		}
-		if err := store.Unihash(ctx, tasks, found); err != nil {
+		h.found = slices.Grow(h.found[:0], len(tasks))[:len(tasks)]
+		if err := store.Unihash(ctx, tasks, h.found); err != nil {
 			h.gate.Log.Warn("hash equivalence: look up", "zone", zone, "error", err)
 			continue // the same as nothing
 		}
-		for i, m := range found {
-			if answers[i] == (hashserv.Mapping{}) && m.Unihash != (hashserv.Unihash{}) && fits(tasks[i]) && h.shows(ctx, s, depth, m) {
+		for i, m := range h.found {
+			if m.Unihash != (hashserv.Unihash{}) && answers[i].Unihash == (hashserv.Unihash{}) && fits(tasks[i]) && h.shows(ctx, depth, m) {
 				answers[i] = m
 			}
 		}
 	}
 	for i, t := range tasks {
-		b.add(taskName(t), answers[i].Unihash != hashserv.Unihash{})
+		b.addTask(t, answers[i].Unihash != hashserv.Unihash{})
 	}
 	return nil
 }
@@ -215,67 +222,112 @@ func fits(t hashserv.Task) bool { return len(t.Method)+len(t.Taskhash) <= maxTas
 // taskName is a task in an event.
 func taskName(t hashserv.Task) string {
 	if !fits(t) {
-		return "a task that is too long"
+		return tooLong
 	}
 	return t.Method + " " + t.Taskhash
 }
 
+// tooLong stands for what is too long to be recorded, and too long to be looked up.
+const tooLong = "too long"
+
+// begin prepares for answers to a session at one moment.
+func (h *Hashes) begin(s *Session) {
+	clear(h.decided)
+	h.asking = authz.Request{Action: authz.Stat, Door: h.door.Name, Principal: s.principal}
+	h.reads = h.gate.Authorizer.Reads()
+}
+
 // shows reports whether the asker may know of a mapping that was found in a zone, the depth-th of those that are looked through.
-func (h *Hashes) shows(ctx context.Context, s *Session, depth int, m hashserv.Mapping) bool {
+func (h *Hashes) shows(ctx context.Context, depth int, m hashserv.Mapping) bool {
 	if depth == 0 && m.Author != 0 && m.Author == h.author {
 		return true
 	}
-	published, allowed := h.readable(ctx, s, depth, m.Unihash)
+	published, allowed := h.readable(ctx, depth, m.Unihash)
 	return allowed || !published && h.gate.zones[h.in[depth]].Hash.Reference
 }
 
 // readable reports whether an archive is published under u in a zone, the depth-th of those that are looked through, or its bases, and
 // whether the asker may read one.
-func (h *Hashes) readable(ctx context.Context, s *Session, depth int, u hashserv.Unihash) (published, allowed bool) {
-	r := authz.Request{Action: authz.Stat, Door: h.door.Name, Principal: s.principal}
+func (h *Hashes) readable(ctx context.Context, depth int, u hashserv.Unihash) (published, allowed bool) {
 	for _, zone := range h.in[depth:] {
 		h.records = h.gate.Published.ByHash(h.records[:0], zone, u)
-		if len(h.records) == 0 {
-			continue
-		}
-		published = true
-		refs, err := h.refs(ctx, zone, u)
-		if err != nil {
-			h.gate.Log.Warn("hash equivalence: read names", "zone", zone, "error", err)
-			continue
-		}
-		for i, record := range h.records {
-			r.Ref = refs(i)
-			record.Ref.Zone = zone
-			answer, err := h.gate.Authorizer.DecideFound(ctx, &r, record)
-			if outcome(&answer, err) == nil {
-				return true, true
-			}
+		published = published || len(h.records) > 0
+		if len(h.records) > 0 && h.readsOne(ctx, zone, u) {
+			return true, true
 		}
 	}
 	return published, false
 }
 
-// refs returns what stands for the name of each of h.records: as much of it as the policy reads. Records whose names have to be read come in
-// the order of their names.
-func (h *Hashes) refs(ctx context.Context, zone string, u hashserv.Unihash) (func(i int) artifact.Ref, error) {
-	if !h.gate.Authorizer.NeedsNames() {
-		ref := artifact.Ref{Zone: h.name, Kind: artifact.KindSstate, Hash: u.String()}
-		return func(int) artifact.Ref { return ref }, nil
+// nameFields are what a policy may read of a name that its hash does not tell.
+const nameFields = authz.FieldPath | authz.FieldPart | authz.FieldRecipe | authz.FieldVersion | authz.FieldArch | authz.FieldTask
+
+// readsOne reports whether the asker may read one of h.records, which are published under u in a zone.
+func (h *Hashes) readsOne(ctx context.Context, zone string, u hashserv.Unihash) bool {
+	if h.reads&nameFields != 0 {
+		return h.readsNamed(ctx, zone, u)
 	}
+	h.asking.Ref = artifact.Ref{Zone: h.name, Kind: artifact.KindSstate}
+	if h.reads&authz.FieldHash != 0 {
+		h.asking.Ref.Hash = u.String()
+	}
+	for _, record := range h.records {
+		record.Ref.Zone = zone
+		if h.decide(ctx, &record) {
+			return true
+		}
+	}
+	return false
+}
+
+// readsNamed is readsOne for a policy that looks at names.
+func (h *Hashes) readsNamed(ctx context.Context, zone string, u hashserv.Unihash) bool {
 	names, err := h.gate.Published.NamesByHash(ctx, zone, u)
 	if err != nil {
-		return nil, err
+		h.gate.Log.Warn("hash equivalence: read names", "zone", zone, "error", err)
+		return false
 	}
-	h.records = h.records[:0]
 	for _, ref := range names {
-		record, err := h.gate.Records.Lookup(ctx, ref)
-		if err != nil {
-			return nil, err
+		h.asking.Ref = ref
+		h.asking.Ref.Zone = h.name
+		answer, err := h.gate.Authorizer.Decide(ctx, &h.asking)
+		if outcome(&answer, err) == nil && answer.Record.Ref.Zone == zone {
+			return true
 		}
-		h.records = append(h.records, record)
 	}
-	return func(i int) artifact.Ref { ref := names[i]; ref.Zone = h.name; return ref }, nil
+	return false
+}
+
+// claimed tells apart what decisions rest on when the policy looks at no names: where a record is, and what it claims.
+type claimed struct {
+	zone   string
+	claims *provenance.Claim // the first of them; records of one claim share it
+	n      int
+}
+
+// decision is what was decided about such records, and when the oldest fact behind it was learnt; zero for none.
+type decision struct {
+	allowed bool
+	factsAt time.Time
+}
+
+// decide reports whether the asker may read a record. Of the thousands that share their sources one is decided in an answer, unless a fact
+// is older than the record.
+func (h *Hashes) decide(ctx context.Context, record *provenance.Record) bool {
+	if len(record.Claims) == 0 {
+		return false
+	}
+	key := claimed{record.Ref.Zone, &record.Claims[0], len(record.Claims)}
+	same := h.reads&authz.FieldHash == 0
+	if d, ok := h.decided[key]; ok && same && (d.factsAt.IsZero() || record.Time.Before(d.factsAt)) {
+		return d.allowed
+	}
+	answer, err := h.gate.Authorizer.DecideFound(ctx, &h.asking, *record)
+	allowed := outcome(&answer, err) == nil
+	if same && err == nil {
+		h.decided[key] = decision{allowed, answer.FactsAt}
+	}
+	return allowed
 }
 
 // Exists implements [hashserv.Store]: whether there is an archive to download under each unihash.
@@ -292,13 +344,14 @@ func (h *Hashes) Exists(ctx context.Context, unihashes []hashserv.Unihash, answe
 			clear(mapped)
 		}
 	}
+	h.begin(s)
 	b := newHashBatch(s, h.name, "hash.exists", len(unihashes))
 	for i, u := range unihashes {
 		if u != (hashserv.Unihash{}) {
-			published, allowed := h.readable(ctx, s, 0, u)
+			published, allowed := h.readable(ctx, 0, u)
 			answers[i] = allowed || !published && mapped[i]
 		}
-		b.add(u.String(), answers[i])
+		b.add("", u.String(), answers[i])
 	}
 	return b.close()
 }
@@ -311,24 +364,25 @@ func (h *Hashes) Outhash(ctx context.Context, q hashserv.Query) (*hashserv.Row, 
 	}
 	row := h.row(ctx, s, q)
 	b := newHashBatch(s, h.name, "hash.lookup", 1)
-	b.add(queryName(q), row != nil)
+	b.addTask(queried(q), row != nil)
 	if err := b.close(); err != nil {
 		return nil, err
 	}
 	return row, nil
 }
 
-// queryName is a query in an event.
-func queryName(q hashserv.Query) string {
+// queried is what a query asks about, in an event.
+func queried(q hashserv.Query) hashserv.Task {
 	if q.Outhash == "" {
-		return taskName(hashserv.Task{Method: q.Method, Taskhash: q.Taskhash})
+		return hashserv.Task{Method: q.Method, Taskhash: q.Taskhash}
 	}
-	return taskName(hashserv.Task{Method: q.Method, Taskhash: "output " + q.Outhash})
+	return hashserv.Task{Method: q.Method, Taskhash: "output " + q.Outhash}
 }
 
 // row returns the row that q asks for, from the zone or its bases, nil when none is there for the asker. A row without a mapping is its
 // reporter's, whom nobody knows any more: it is shown where everything is.
 func (h *Hashes) row(ctx context.Context, s *Session, q hashserv.Query) *hashserv.Row {
+	h.begin(s)
 	for depth, zone := range h.in {
 		store := h.gate.zones[zone].Hash.Store
 		if store == nil {
@@ -340,7 +394,7 @@ func (h *Hashes) row(ctx context.Context, s *Session, q hashserv.Query) *hashser
 			h.gate.Log.Warn("hash equivalence: look up an output", "zone", zone, "error", err)
 		case row == nil:
 		case row.Unihash == (hashserv.Unihash{}) && !h.gate.zones[zone].Hash.Reference:
-		case row.Unihash == (hashserv.Unihash{}), h.shows(ctx, s, depth, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
+		case row.Unihash == (hashserv.Unihash{}), h.shows(ctx, depth, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
 			return row
 		}
 	}
@@ -374,23 +428,31 @@ func newHashBatch(s *Session, zone, kind string, n int) *hashBatch {
 	return &hashBatch{session: s, zone: zone, kind: kind, id: newRequestID(), left: n}
 }
 
-// add notes what was answered about a key: something, or nothing.
-func (b *hashBatch) add(key string, answered bool) {
+// addTask notes whether something was answered about a task.
+func (b *hashBatch) addTask(t hashserv.Task, answered bool) {
+	if !fits(t) {
+		t = hashserv.Task{Taskhash: tooLong}
+	}
+	b.add(t.Method, t.Taskhash, answered)
+}
+
+// add notes whether something was answered about a key. Keys of one method share an event, which says the method once.
+func (b *hashBatch) add(method, key string, answered bool) {
 	n := len(b.events)
-	if n == 0 || len(b.events[n-1].Objects) == presenceEvent {
+	if n == 0 || len(b.events[n-1].Objects) == presenceEvent || b.events[n-1].Detail != method {
 		e := b.session.event(b.kind, b.id)
-		e.Zone = b.zone
+		e.Zone, e.Detail = b.zone, method
 		e.Objects = make([]audit.Object, 0, min(b.left, presenceEvent))
 		e.Decision.Policy, e.Decision.FactAge = b.session.gate.Authorizer.Revision(), -1
 		b.events = append(b.events, e)
 		n++
 	}
 	b.left--
-	e := b.events[n-1]
 	verdict := "deny"
 	if answered {
 		verdict = "allow"
 	}
+	e := b.events[n-1]
 	e.Objects = append(e.Objects, audit.Object{Path: key, Verdict: verdict})
 }
 

@@ -147,16 +147,22 @@ func (h *Hashes) Usage(ctx context.Context) (map[string]int64, error) {
 // Auth implements [hashserv.Users], as do the methods below. The token is a gate token, whatever the name, or that of an account of this
 // zone.
 func (h *Hashes) Auth(ctx context.Context, name, token string) (hashserv.User, error) {
-	var account *authn.Account
 	secret := authn.NewSecret(token)
-	held, err := h.gate.Accounts.Account(ctx, h.name, name)
 	credential := authn.Credential{Token: secret}
-	if err == nil && authn.AccountToken(secret) == held.Token {
-		account, credential = &held, authn.Credential{Account: &authn.Login{Zone: h.name, Name: name, Token: secret}}
+	if authn.IsAccountToken(secret) {
+		credential = authn.Credential{Account: &authn.Login{Zone: h.name, Name: name, Token: secret}}
 	}
 	s, err := h.gate.Session(ctx, h.door, credential)
 	if err != nil {
 		return hashserv.User{}, h.refuseLogin(ctx, name, err)
+	}
+	var account *authn.Account
+	if credential.Account != nil {
+		a, err := h.gate.Accounts.Account(ctx, h.name, name)
+		if err != nil {
+			return hashserv.User{}, err
+		}
+		account = &a
 	}
 	h.enter(s, account)
 	user := hashserv.User{Name: name, Permissions: h.permissions(ctx, s)}
@@ -293,7 +299,11 @@ func validAccount(name string) bool {
 	return true
 }
 
+// permissionTexts are permissions as they are kept: sorted, and all of them where @all is among them.
 func permissionTexts(permissions []hashserv.Permission) []string {
+	if slices.Contains(permissions, hashserv.All) {
+		permissions = []hashserv.Permission{hashserv.All, hashserv.DBAdmin, hashserv.Read, hashserv.Reporting, hashserv.UserAdmin}
+	}
 	out := make([]string, len(permissions))
 	for i, p := range permissions {
 		out[i] = string(p)

@@ -67,8 +67,9 @@ func (h *Hashes) reported(ctx context.Context, s *Session, r hashserv.Report) ha
 
 // settled returns the answer to a report that must not be stored, and why. The reason is empty for one that may be.
 func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m hashserv.Mapping, why string) {
+	h.begin(s)
 	own := hashserv.Mapping{Unihash: r.Unihash}
-	if m := h.fromBase(ctx, s, r.Task); m != (hashserv.Mapping{}) {
+	if m := h.fromBase(ctx, r.Task); m != (hashserv.Mapping{}) {
 		return m, "a base of the zone has the mapping"
 	}
 	row, err := h.zone.Hash.Store.Outhash(ctx, hashserv.Query{Method: r.Method, Outhash: r.Outhash, Taskhash: r.Taskhash})
@@ -76,17 +77,17 @@ func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m 
 	case err != nil:
 		h.gate.Log.Warn("hash equivalence: look up an output", "zone", h.name, "error", err)
 		return own, "the output could not be looked up"
-	case row != nil && !h.shows(ctx, s, 0, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
+	case row != nil && !h.shows(ctx, 0, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
 		return own, "the output is known, and what it is mapped to is not the reporter's to know"
 	}
-	if published, allowed := h.readable(ctx, s, 0, r.Unihash); published && !allowed {
+	if published, allowed := h.readable(ctx, 0, r.Unihash); published && !allowed {
 		return own, "the unihash is that of something that the reporter may not read"
 	}
 	return hashserv.Mapping{}, ""
 }
 
 // fromBase returns what a task is mapped to in a base of the zone, as far as the asker may know.
-func (h *Hashes) fromBase(ctx context.Context, s *Session, t hashserv.Task) hashserv.Mapping {
+func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) hashserv.Mapping {
 	for depth, zone := range h.in {
 		store := h.gate.zones[zone].Hash.Store
 		if depth == 0 || store == nil {
@@ -97,7 +98,7 @@ func (h *Hashes) fromBase(ctx context.Context, s *Session, t hashserv.Task) hash
 			h.gate.Log.Warn("hash equivalence: look up", "zone", zone, "error", err)
 			continue
 		}
-		if m[0].Unihash != (hashserv.Unihash{}) && h.shows(ctx, s, depth, m[0]) {
+		if m[0].Unihash != (hashserv.Unihash{}) && h.shows(ctx, depth, m[0]) {
 			return m[0]
 		}
 	}
@@ -124,7 +125,8 @@ func (h *Hashes) store(ctx context.Context, s *Session, e *audit.Event, own hash
 	if m.Unihash == own {
 		return m, nil
 	}
-	known := h.shows(ctx, s, 0, m)
+	h.begin(s)
+	known := h.shows(ctx, 0, m)
 	mapped := s.event("hash.mapped", e.Request)
 	mapped.Zone, mapped.Object = h.name, e.Object
 	mapped.Objects = []audit.Object{{Path: m.Unihash.String(), Outcome: "in force"}}
@@ -151,6 +153,7 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 	answer, ok := h.may(ctx, s, authz.Report, hashserv.Reporting)
 	e := h.reportEvent(s, &answer, hashserv.Report{Task: t, Unihash: m.Unihash})
 	e.Kind = "hash.equivalent"
+	h.begin(s)
 	why := ""
 	switch {
 	case !ok && h.zone.Hash.Reference:
@@ -162,7 +165,7 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 	case !fits(t):
 		why = "the task is too long"
 	default:
-		if published, allowed := h.readable(ctx, s, 0, m.Unihash); published && !allowed {
+		if published, allowed := h.readable(ctx, 0, m.Unihash); published && !allowed {
 			why = "the unihash is that of something that the reporter may not read"
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -78,12 +79,18 @@ func (a Accounts) Authenticate(ctx context.Context, c Credential) (Principal, er
 // AccountToken is how an account's token is kept.
 func AccountToken(token Secret) [32]byte { return sha256.Sum256([]byte(token.Reveal())) }
 
+// accountPrefix begins the token of an account, which tells it from a gate token.
+const accountPrefix = "lya_"
+
 // NewAccountToken returns 64 characters that cannot be guessed, without any that a shell or a URL would mind.
 func NewAccountToken() Secret {
-	raw := make([]byte, 48)
+	raw := make([]byte, 45)
 	rand.Read(raw)
-	return NewSecret(base64.RawURLEncoding.EncodeToString(raw))
+	return NewSecret(accountPrefix + base64.RawURLEncoding.EncodeToString(raw))
 }
+
+// IsAccountToken reports whether a token is that of an account, by its looks.
+func IsAccountToken(token Secret) bool { return strings.HasPrefix(token.Reveal(), accountPrefix) }
 
 // Places knows the listeners that stand for somebody: who can reach one is that principal. It is an [Authenticator].
 type Places map[string]Principal

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway"
@@ -18,20 +20,20 @@ import (
 	"github.com/lychgate/lychgate/internal/sqldb"
 )
 
-// openHashes opens the mappings of hash equivalence. Those of what is published stay, whatever an administrator removes, but where a zone
-// answers as the reference server does.
-func (g *gate) openHashes(ctx context.Context) error {
-	reference := map[string]bool{}
-	for _, z := range g.cfg.Zones {
-		reference[z.Name] = z.Hash.Reference
-	}
-	var err error
-	g.hashes, err = sqldb.OpenHashes(ctx, sqldb.HashesConfig{
-		Path: g.cfg.Hash.Database.Value, Memory: int64(g.cfg.Hash.Memory), Logger: g.log,
-		Keep: func(zone string, u hashserv.Unihash) bool { return !reference[zone] && g.db.Published(zone, u) },
+// openMappings opens the mappings of hash equivalence.
+func openMappings(ctx context.Context, cfg *config.Config, records *sqldb.DB, log *slog.Logger) (*sqldb.Hashes, error) {
+	h, err := sqldb.OpenHashes(ctx, sqldb.HashesConfig{
+		Path: cfg.Hash.Database.Value, Memory: int64(cfg.Hash.Memory), Keep: keepPublished(cfg, records), Logger: log,
 	})
 	if err != nil {
-		return fmt.Errorf("open the database of hash equivalence: %w", err)
+		return nil, fmt.Errorf("open the database of hash equivalence: %w", err)
+	}
+	return h, nil
+}
+
+func (g *gate) openHashes(ctx context.Context) (err error) {
+	if g.hashes, err = openMappings(ctx, g.cfg, g.db, g.log); err != nil {
+		return err
 	}
 	g.runners, g.closers = append(g.runners, g.hashes.Run), append(g.closers, g.hashes.Close)
 	return nil
@@ -50,12 +52,12 @@ func (g *gate) hashZone(ctx context.Context, z config.Zone) (gateway.HashZone, e
 	if err := g.probeHashes(ctx, z, dialer); err != nil {
 		return h, err
 	}
-	client, err := hashserv.NewClient(hashserv.ClientConfig{Address: z.Hash.Upstream, Dialer: dialer, Username: dialer.Username, Token: dialer.Password})
+	client, err := hashserv.NewClient(hashserv.ClientConfig{Address: z.Hash.Upstream, Dialer: dialer, Username: z.Hash.User, Token: dialer.Password})
 	if err != nil {
 		return h, err
 	}
 	g.closers = append(g.closers, client.Close)
-	h.Store = hashserv.Through(g.hashes.Zone(z.Name), client, hashserv.ThroughConfig{OnState: func(err error) { g.logHashState(z.Name, err) }})
+	h.Store = hashserv.Through(g.hashes.Zone(z.Name), client, hashserv.ThroughConfig{State: func(lost error) { g.logHashState(z.Name, lost) }})
 	return h, nil
 }
 
@@ -82,22 +84,45 @@ func hashDialer(z config.ZoneHash) (*hashserv.Dialer, error) {
 	return d, nil
 }
 
-// probeHashes refuses a server that lets anybody write: whoever can reach it would pass the gate by. One that does not answer is
-// looked at when it does.
-func (g *gate) probeHashes(ctx context.Context, z config.Zone, d hashserv.Dialer) error {
+// probeEvery is how often a server that did not answer is asked again what it lets anybody do.
+const probeEvery = 15 * time.Second
+
+// probeHashes refuses a server that lets anybody write: whoever can reach it would pass the gate by. One that does not answer is asked
+// again until it does, and then ends the gate if it must not be used.
+func (g *gate) probeHashes(ctx context.Context, z config.Zone, d *hashserv.Dialer) error {
 	if z.Hash.AnonymousUpstream {
 		return nil
 	}
-	d.Username, d.Password = "", ""
-	may, err := hashserv.Probe(ctx, d, z.Hash.Upstream)
-	if err != nil {
-		g.log.Warn("the hash equivalence server behind a zone does not answer: whether it lets anybody write is not known", "zone", z.Name, "error", err)
-		return nil
+	asked, err := g.probeHashesOnce(ctx, z, d)
+	if asked {
+		return err
 	}
-	if may.Report || may.DBAdmin {
-		return fmt.Errorf("the hash equivalence server behind zone %s lets anybody write, past the gate: start it with --anon-perms @none and give the gate a user, or set hash.anonymous_upstream", z.Name)
-	}
+	g.runners = append(g.runners, func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(probeEvery):
+			}
+			if asked, err := g.probeHashesOnce(ctx, z, d); asked {
+				return err
+			}
+		}
+	})
 	return nil
+}
+
+// probeHashesOnce reports whether the server answered, and why it must not be used.
+func (g *gate) probeHashesOnce(ctx context.Context, z config.Zone, d *hashserv.Dialer) (asked bool, err error) {
+	may, err := hashserv.Probe(ctx, d, z.Hash.Upstream)
+	switch {
+	case err != nil:
+		g.log.Warn("the hash equivalence server behind a zone does not answer: whether it lets anybody write is not known", "zone", z.Name, "error", err)
+		return false, nil
+	case may.Report || may.DBAdmin:
+		return true, fmt.Errorf("the hash equivalence server behind zone %s lets anybody write, past the gate: start it with --anon-perms @none and give the gate a user, or set hash.anonymous_upstream", z.Name)
+	}
+	return true, nil
 }
 
 func (g *gate) logHashState(zone string, err error) {

@@ -38,6 +38,7 @@ var (
 	_ Store       = (*Memory)(nil)
 	_ Equivalents = (*Memory)(nil)
 	_ Keeper      = (*Memory)(nil)
+	_ Learner     = (*Memory)(nil)
 )
 
 type memoryMapping struct {
@@ -226,6 +227,19 @@ func (m *Memory) Equivalent(ctx context.Context, t Task, to Mapping) (Mapping, e
 	defer m.mu.Unlock()
 	m.mapTo(t, to)
 	return m.mapped(t), nil
+}
+
+// Learn implements [Learner].
+func (m *Memory) Learn(ctx context.Context, tasks []Task, mappings []Mapping) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, t := range tasks {
+		m.mapTo(t, mappings[i])
+	}
+	return nil
 }
 
 // Remove implements [Keeper]. What MemoryConfig.Keep protects is not removed and not counted.

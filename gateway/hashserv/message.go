@@ -295,11 +295,18 @@ func (m *members) permissions(name string) []Permission {
 	return all
 }
 
-// parseMark reads a line of the command gc-mark-stream.
+// parseMark reads a line of the command gc-mark-stream. The error is a [Refusal] when the line is not JSON or something is missing, as that of
+// the reference server is; else it wraps [ErrMalformed].
 func parseMark(text []byte) (gcMarkRequest, error) {
 	m := &members{}
-	if json.Unmarshal(text, &m.values) != nil {
-		return gcMarkRequest{}, malformed("not exact JSON of an object")
+	if !jsontext.Value(text).IsValid() {
+		return gcMarkRequest{}, &Refusal{"Could not decode JSONL input"}
+	}
+	if json.Unmarshal(text, &m.values) != nil || m.values == nil {
+		return gcMarkRequest{}, malformed("a mark is no object")
+	}
+	if m.values["mark"] == nil || m.values["where"] == nil {
+		return gcMarkRequest{}, &Refusal{"Input line is missing a key"}
 	}
 	body := gcMarkRequest{m.word("mark"), m.where("where")}
 	if m.wrong || len(m.values) > 0 {

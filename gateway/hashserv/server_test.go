@@ -520,3 +520,35 @@ func TestServeStopsWithItsContext(t *testing.T) {
 		})
 	}
 }
+
+// srvHalfConn is a connection in memory that can be ended one way.
+type srvHalfConn struct {
+	*srvMemoryConn
+	unread int // when the writing end was closed; -1 before
+	closed bool
+}
+
+func (c *srvHalfConn) CloseWrite() error {
+	c.unread = c.in.Len()
+	return nil
+}
+
+func (c *srvHalfConn) Close() error {
+	c.closed = true
+	return nil
+}
+
+// TestEndIsCivil: what a peer still sends when the server has said its last is taken before the connection is closed, so that the peer is not
+// cut off before it reads that.
+func TestEndIsCivil(t *testing.T) {
+	peer := srvNewPeer(t)
+	peer.fails["AllUsers"] = &Refusal{"no"}
+	more := strings.Repeat(`{"ping": {}}`+"\n", 10_000)
+	for _, said := range []string{`{"get-all-users": {}}`, "no command"} {
+		conn := &srvHalfConn{srvMemoryConn: srvMemory(clientHello+"\n\n"+said+"\n"+more, 0), unread: -1}
+		err := NewServer(ServerConfig{}).Serve(t.Context(), NewLineConn(conn, MaxLine), peer)
+		if srvEnd(err) == "open" || conn.unread <= 0 || conn.in.Len() > 0 || !conn.closed {
+			t.Errorf("%s: ended %v; unread %d, then %d; closed %v", said, err, conn.unread, conn.in.Len(), conn.closed)
+		}
+	}
+}

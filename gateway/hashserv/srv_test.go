@@ -30,7 +30,6 @@ type srvPeer struct {
 	rows     []*Row
 	mark     string
 	users    map[string][]Permission
-	self     string
 	fails    map[string]error // by the name of the method
 	whole    bool
 }
@@ -239,8 +238,14 @@ type srvTransports struct {
 // srvServe serves peer on lines and websockets.
 func srvServe(t testing.TB, s *Server, peer Peer) *srvTransports {
 	t.Helper()
+	return srvServeEach(t, s, func() Peer { return peer })
+}
+
+// srvServeEach serves on lines and websockets, and asks for the peer of each connection.
+func srvServeEach(t testing.TB, s *Server, peer func() Peer) *srvTransports {
+	t.Helper()
 	tr := &srvTransports{ended: make(chan error, 1000)}
-	serve := func(conn Conn) { tr.ended <- s.Serve(context.Background(), conn, peer) }
+	serve := func(conn Conn) { tr.ended <- s.Serve(context.Background(), conn, peer()) }
 	tr.lines = srvLineServer(t, "tcp", serve)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, err := AcceptWebsocket(w, r); err == nil {

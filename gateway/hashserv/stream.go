@@ -201,7 +201,7 @@ func (c *serving) markLines(ctx context.Context, k Keeper, b *batch) error {
 	for i := range b.ends {
 		mark, err := parseMark([]byte(b.line(i)))
 		if err != nil {
-			return &Refusal{"Could not decode JSONL input"}
+			return err
 		}
 		n, err := k.Mark(ctx, mark.Mark, mark.Where)
 		if err != nil {

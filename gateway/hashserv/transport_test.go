@@ -275,3 +275,54 @@ func TestBadAddresses(t *testing.T) {
 		t.Errorf("nobody listens, and: %v", err)
 	}
 }
+
+// TestUpgrades: what a websocket may be asked for, and what is answered to others.
+func TestUpgrades(t *testing.T) {
+	address, _ := srvWebsocketServer(t, false, srvEcho)
+	good := http.Header{
+		"Connection": {"keep-alive, Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
+		"Sec-Websocket-Extensions": {"permessage-deflate; client_max_window_bits"},
+	}
+	for _, tc := range []struct {
+		name, method, header, value string
+		status                      int
+	}{
+		{"as BitBake asks", "GET", "User-Agent", "Python/3.11 websockets/10.4", http.StatusSwitchingProtocols},
+		{"not GET", "POST", "", "", http.StatusMethodNotAllowed},
+		{"no upgrade", "GET", "Upgrade", "", http.StatusUpgradeRequired},
+		{"another upgrade", "GET", "Upgrade", "h2c", http.StatusUpgradeRequired},
+		{"no connection", "GET", "Connection", "close", http.StatusUpgradeRequired},
+		{"another version", "GET", "Sec-Websocket-Version", "8", http.StatusBadRequest},
+		{"no key", "GET", "Sec-Websocket-Key", "", http.StatusBadRequest},
+		{"a short key", "GET", "Sec-Websocket-Key", "AAAA", http.StatusBadRequest},
+		{"from a page of another site", "GET", "Origin", "https://evil.example", http.StatusForbidden},
+		{"from a page of nowhere", "GET", "Origin", "null", http.StatusForbidden},
+		{"a window that is not spoken", "GET", "Sec-Websocket-Extensions", "permessage-deflate; server_max_window_bits=9", http.StatusSwitchingProtocols},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, err := http.NewRequestWithContext(t.Context(), tc.method, strings.Replace(address, "ws", "http", 1), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header = good.Clone()
+			if tc.header != "" {
+				r.Header.Set(tc.header, tc.value)
+			}
+			response, err := http.DefaultTransport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode != tc.status {
+				t.Errorf("%s, want %d", response.Status, tc.status)
+			}
+			want := "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+			if tc.status != http.StatusSwitchingProtocols || tc.header == "Sec-Websocket-Extensions" {
+				want = ""
+			}
+			if got := response.Header.Get("Sec-Websocket-Extensions"); got != want {
+				t.Errorf("extensions %q, want %q", got, want)
+			}
+		})
+	}
+}

@@ -117,11 +117,18 @@ func (u *upgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		response.Body.Close()
-		return nil, fmt.Errorf("the server answers %d %s", response.StatusCode, http.StatusText(response.StatusCode))
+		return nil, notUpgraded(response.StatusCode)
 	}
 	head.N = math.MaxInt64
 	response.Body = u.conn
 	return response, nil
+}
+
+// notUpgraded is the status of an answer to an upgrade that refuses it.
+type notUpgraded int
+
+func (status notUpgraded) Error() string {
+	return fmt.Sprintf("the server answers %d %s", int(status), http.StatusText(int(status)))
 }
 
 func (u *upgrade) dial(ctx context.Context, to *url.URL) (net.Conn, error) {

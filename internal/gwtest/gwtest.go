@@ -94,6 +94,7 @@ type Options struct {
 	Shared       forge.Shared
 	Places       map[string]authn.Principal         // whom listeners stand for
 	Hash         func(zone string) gateway.HashZone // default: mappings in memory
+	HashDB       bool                               // default: mappings in SQLite
 	Uploads      gateway.Limits                     // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
@@ -105,6 +106,7 @@ type Gate struct {
 	SSHAddr  string // 127.0.0.1:PORT
 	HostKeys []ssh.Signer
 	HashDoor *hashd.Server
+	Hashes   *sqldb.Hashes // with Options.HashDB
 	Dir      string
 	CA       *devca.CA
 	DB       *sqldb.DB
@@ -155,6 +157,9 @@ func New(t testing.TB, o Options) *Gate {
 		g.mu.Unlock()
 		cancel()
 		stopped()
+		if g.Hashes != nil {
+			g.must(g.Hashes.Close(), "close the database of hash equivalence")
+		}
 		g.must(g.DB.Close(), "close the database")
 		g.must(g.Journal.Close(), "close the journal")
 	})
@@ -281,7 +286,7 @@ func (g *Gate) assemble(o Options) {
 		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
 	}
 	if o.Hash == nil {
-		o.Hash = g.hashZone
+		o.Hash = g.hashZone(o)
 	}
 	for i := range zones {
 		zones[i].Hash = o.Hash(zones[i].Name)

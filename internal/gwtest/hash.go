@@ -1,18 +1,27 @@
 package gwtest
 
 import (
+	"context"
 	"crypto/tls"
 
 	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/hashserv"
+	"github.com/lychgate/lychgate/internal/sqldb"
 )
 
-// hashZone keeps a zone's mappings in memory, and those of what is published for good.
-func (g *Gate) hashZone(zone string) gateway.HashZone {
-	return gateway.HashZone{Store: hashserv.NewMemory(hashserv.MemoryConfig{
-		Keep: func(u hashserv.Unihash) bool { return g.DB.Published(zone, u) },
-	})}
+// hashZone returns what keeps zones' mappings, and those of what is published for good.
+func (g *Gate) hashZone(o Options) func(zone string) gateway.HashZone {
+	keep := func(zone string, u hashserv.Unihash) bool { return g.DB.Published(zone, u) }
+	if !o.HashDB {
+		return func(zone string) gateway.HashZone {
+			return gateway.HashZone{Store: hashserv.NewMemory(hashserv.MemoryConfig{Keep: func(u hashserv.Unihash) bool { return keep(zone, u) }})}
+		}
+	}
+	var err error
+	g.Hashes, err = sqldb.OpenHashes(context.Background(), sqldb.HashesConfig{Path: g.Path("hashes.db"), Memory: 8 << 20, Keep: keep})
+	g.must(err, "open the database of hash equivalence")
+	return func(zone string) gateway.HashZone { return gateway.HashZone{Store: g.Hashes.Zone(zone)} }
 }
 
 // Hash returns a client of a zone's hash equivalence, over a websocket, that shows the token of a user; "" shows none.

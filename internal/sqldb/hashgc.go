@@ -234,6 +234,36 @@ func (z *HashZone) CleanUnused(ctx context.Context, age time.Duration) (int64, e
 	return n, nil
 }
 
+// Expire removes the mappings of tasks that nobody reported after a time, but for those that HashesConfig.Keep protects, and then the rows from
+// before that time of tasks that are mapped to nothing. It returns how many mappings and rows. A dry run removes nothing: it counts the mappings,
+// and the rows that are of no use already.
+func (z *HashZone) Expire(ctx context.Context, before time.Time, dry bool) (mappings, rows int64, err error) {
+	remove, removeRows := z.removeMappings, removeOuthashes
+	if dry {
+		remove = func(_ context.Context, _ *hashWrite, _ int64, chosen []chosen) (n int64, _ error) {
+			for _, c := range chosen {
+				if !z.h.keep(z.name, c.unihash) {
+					n++
+				}
+			}
+			return n, nil
+		}
+		removeRows = func(_ context.Context, _ *hashWrite, _ int64, chosen []chosen) (int64, error) {
+			return int64(len(chosen)), nil
+		}
+	}
+	args := []any{before.UnixMicro()}
+	mappings, err = z.run(ctx, sweep{span: spanMappings, choose: chooseMappings, where: staleMapping, args: args, do: remove})
+	if err != nil {
+		return mappings, 0, fmt.Errorf("remove old mappings: %w", unavailable(err))
+	}
+	rows, err = z.run(ctx, sweep{span: spanOuthashes, choose: chooseOuthashes, where: unusedRow, args: args, do: removeRows})
+	if err != nil {
+		return mappings, rows, fmt.Errorf("remove unused rows: %w", unavailable(err))
+	}
+	return mappings, rows, nil
+}
+
 // Mark implements [hashserv.Keeper]. A new mark touches no row but those that it is given to.
 func (z *HashZone) Mark(ctx context.Context, mark string, where hashserv.Where) (int64, error) {
 	var id int64

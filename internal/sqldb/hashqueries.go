@@ -90,7 +90,9 @@ const (
 	fromIndex       = " AND +id > ?2 ORDER BY +id LIMIT ?3"
 	unusedRow       = `created <= ?4 AND NOT EXISTS (
 SELECT 1 FROM mappings m WHERE m.taskhash = o.taskhash AND m.method = o.method AND m.zone = o.zone)`
-	otherMark = "mark <> ?4"
+	otherMark    = "mark <> ?4"
+	staleMapping = `NOT EXISTS (
+SELECT 1 FROM outhashes r WHERE r.taskhash = o.taskhash AND r.method = o.method AND r.zone = o.zone AND r.created > ?4)`
 
 	countByMark = `SELECT count(*), coalesce(sum(mark = coalesce((SELECT mark FROM collections c WHERE c.zone = m.zone), 0)), 0)
 FROM mappings m WHERE zone = (SELECT id FROM names WHERE text = ?)`

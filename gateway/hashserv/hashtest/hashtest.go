@@ -30,15 +30,20 @@ type Open func(t testing.TB, c Config) hashserv.Store
 type Difference int
 
 const (
-	// OverWire is a store behind the protocol: it does not carry authors, and of a row that was asked for bare not the mapping; and
-	// it cannot be asked for the bare row of a task.
-	OverWire Difference = iota
+	// NoAuthors is a store that does not tell every author.
+	NoAuthors Difference = iota
+	// OverWire is a store behind the protocol: it does not carry authors, nor an empty mark, and of a row that was asked for bare not
+	// the mapping; and it cannot be asked for the bare row of a task.
+	OverWire
 	// KeepsNothing is a store that has no use for Config.Keep.
 	KeepsNothing
 	// OwnClock is a store that has its own clock instead of Config.Now.
 	OwnClock
 	// RemapsDuplicates is a store that maps the task of a report though its row is there already, as the reference server does on SQLite.
 	RemapsDuplicates
+	// LosesBlanks is a store that loses blanks of long texts, as the reference server does: it cuts a message into lines anywhere, and
+	// whoever reads a line takes off its trailing blanks.
+	LosesBlanks
 	// CleansAnyAge is a store whose CleanUnused ignores the age, as the reference server's does.
 	CleansAnyAge
 )
@@ -49,6 +54,7 @@ func Run(t *testing.T, open func(t testing.TB, c Config) hashserv.Store, differe
 	for _, d := range differences {
 		s.differs[d] = true
 	}
+	s.differs[NoAuthors] = s.differs[NoAuthors] || s.differs[OverWire]
 	for _, tc := range []struct {
 		name string
 		run  func(*env)

@@ -323,7 +323,7 @@ func (p *play) report(rt *rapid.T) {
 
 // carried is what of a mapping can be compared.
 func (p *play) carried(m hashserv.Mapping) hashserv.Mapping {
-	if p.differs[OverWire] {
+	if p.differs[NoAuthors] {
 		m.Author = 0
 	}
 	return m
