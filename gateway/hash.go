@@ -98,6 +98,11 @@ func (h *Hashes) enter(s *Session, account *authn.Account) {
 	h.author = authorOf(s.principal, account)
 }
 
+// leave makes the connection nobody's.
+func (h *Hashes) leave() {
+	h.session, h.credential, h.account, h.author = nil, authn.Credential{}, nil, 0
+}
+
 // authorOf stands for a principal where its mappings are kept.
 func authorOf(p *authn.Principal, account *authn.Account) hashserv.Author {
 	sum := sha256.Sum256([]byte(p.Forge + "\x00" + p.ID))
@@ -117,7 +122,7 @@ func (h *Hashes) who(ctx context.Context) *Session {
 			return nil
 		}
 	case errors.Is(err, ErrUnauthenticated):
-		h.session, h.credential = nil, authn.Credential{}
+		h.leave()
 		return nil
 	case err != nil:
 		return nil // for now

@@ -154,7 +154,7 @@ func (h *Hashes) Auth(ctx context.Context, name, token string) (hashserv.User, e
 	}
 	s, err := h.gate.Session(ctx, h.door, credential)
 	if err != nil {
-		return hashserv.User{}, h.refuseLogin(ctx, name, err)
+		return hashserv.User{}, h.refuseLogin(ctx, name)
 	}
 	var account *authn.Account
 	if credential.Account != nil {
@@ -172,10 +172,12 @@ func (h *Hashes) Auth(ctx context.Context, name, token string) (hashserv.User, e
 // loginDelay is how long a refused login waits for its answer where it gets one.
 const loginDelay = time.Second
 
-// refuseLogin is the answer to a login that failed: the connection ends, of which BitBake warns; an error it would die of.
-func (h *Hashes) refuseLogin(ctx context.Context, name string, cause error) error {
+// refuseLogin is the answer to a login that failed. The connection is nobody's then, whoever's it was, and goes on: BitBake dies of an
+// error, and of a connection that ends while it signs in.
+func (h *Hashes) refuseLogin(ctx context.Context, name string) error {
 	if !h.zone.Hash.Reference {
-		return cause
+		h.leave()
+		return hashserv.ErrLogin
 	}
 	select {
 	case <-time.After(loginDelay):

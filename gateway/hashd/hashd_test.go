@@ -1,12 +1,15 @@
 package hashd_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,7 +133,7 @@ func TestEveryWayIn(t *testing.T) {
 	}
 }
 
-// TestWrongCredentials: what is shown and wrong is refused before anything is answered; BitBake warns then, and builds on.
+// TestWrongCredentials: what is shown and wrong is refused before anything is answered, and never with an error that BitBake dies of.
 func TestWrongCredentials(t *testing.T) {
 	g, o := published(t, gwtest.Options{ClientCA: true})
 	verify := &hashserv.Dialer{TLS: &tls.Config{RootCAs: g.CA.Pool()}}
@@ -152,13 +155,44 @@ func TestWrongCredentials(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var refusal *hashserv.Refusal
 			if got, err := sees(t, o, tt.c); err == nil || got || errors.As(err, &refusal) {
-				t.Errorf("answered %v, %v; want a lost connection, since BitBake dies of an invoke-error", got, err)
+				t.Errorf("answered %v, %v; want no answer, and no invoke-error, of which BitBake dies", got, err)
 			}
 		})
 	}
 	// The bad ones did not harm the good ones.
 	if got, err := sees(t, o, hashserv.ClientConfig{Address: lines, Username: "bob", Token: g.As("bob").Token}); !got || err != nil {
 		t.Errorf("bob sees %v, %v", got, err)
+	}
+}
+
+// TestWrongLogin: a login that is wrong makes the connection nobody's, whoever's it was, and ends neither it nor BitBake, which dies of an
+// error, and signs in for ever when the connection ends.
+func TestWrongLogin(t *testing.T) {
+	g, o := published(t, gwtest.Options{})
+	addr := serve(t, g.HashDoor, "tcp", "127.0.0.1:0", hashd.Listener{Zone: "main"})
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	read := bufio.NewReader(conn)
+	auth := func(token string) string { return `{"auth": {"username": "bob", "token": "` + token + `"}}` + "\n" }
+	for _, step := range []struct{ say, want string }{
+		{"OEHASHEQUIV 1.1\nneeds-headers: false\n\n" + auth("wrong"), `"result": false`},
+		{auth(g.As("bob").Token), `"result": true`},
+		{"{\"exists-stream\": null}\n", `"ok"`},
+		{o.Unihash().String() + "\n", "true"},
+		{"END\n", "ok"},
+		{auth("wrong"), `"result": false`},
+		{"{\"exists-stream\": null}\n", `"ok"`},
+		{o.Unihash().String() + "\n", "false"},
+	} {
+		if _, err := io.WriteString(conn, step.say); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := read.ReadString('\n'); err != nil || !strings.Contains(line, step.want) {
+			t.Fatalf("%.40q is answered by %q, %v; want %s", step.say, line, err, step.want)
+		}
 	}
 }
 

@@ -199,5 +199,9 @@ func (r *Refusal) Error() string { return r.Message }
 // ErrInvalidUnihash is the refusal of a unihash that is not 64 lower-case hex digits.
 var ErrInvalidUnihash error = &Refusal{"Invalid unihash"}
 
+// ErrLogin is wrapped by [Users].Auth when a login is wrong and the connection goes on as nobody's: the reply says "result": false, which
+// BitBake does not look at. It dies of a refusal, and signs in again and again when the connection ends.
+var ErrLogin = errors.New("wrong name or token")
+
 // ErrUnavailable is wrapped when a Store could not answer, and asking again may help.
 var ErrUnavailable = errors.New("hash equivalence is unavailable")

@@ -374,6 +374,9 @@ func (c *serving) answerUsers(ctx context.Context, u Users, command string, body
 	switch body := body.(type) {
 	case authRequest:
 		user, err := u.Auth(ctx, body.Username, body.Token)
+		if errors.Is(err, ErrLogin) {
+			return authReply{false, User{Name: body.Username}.reply()}, nil
+		}
 		return authReply{true, user.reply()}, err
 	case userRequest:
 		return c.answerUser(ctx, u, command, body.Username)
