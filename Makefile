@@ -9,10 +9,10 @@ STATICCHECK := bin/tools/staticcheck-v0.8.2
 GOFUMPT     := bin/tools/gofumpt-v0.12.0
 T           ?= 30s
 
-.PHONY: help run build test test-full test-gitea test-bitbake check bench fuzz packages clean
+.PHONY: help run build test test-full test-gitea test-bitbake test-hashserv check bench fuzz packages clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 run: build ## Build and start the quickstart on 127.0.0.1:8443 (ARGS="--sstate DIR" for another cache)
 	bin/lychgate quickstart $(ARGS)
@@ -35,6 +35,9 @@ test-gitea: packages ## Run the forge suite against a real Gitea, which is built
 
 test-bitbake: build ## Run unmodified BitBake against a gate (BITBAKE_DIR=DIR OECORE_DIR=DIR, two checkouts; ARGS="-only ssh")
 	$(GO) run ./internal/bitbake -bitbake "$(BITBAKE_DIR)" -oecore "$(OECORE_DIR)" $(ARGS)
+
+test-hashserv: build ## Run BitBake's suite of its hash equivalence server against a gate (BITBAKE_DIR=DIR; ARGS="-only gate")
+	$(GO) run ./internal/hashsuite -bitbake "$(BITBAKE_DIR)" $(ARGS)
 
 check: $(STATICCHECK) $(GOFUMPT) ## Vet, lint, format, floors, versions, documentation, a build without cgo
 	$(GO) mod verify

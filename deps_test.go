@@ -73,6 +73,9 @@ var testOnly = map[string]string{
 	"internal/gwtest/redis":         "real Redis servers, for tests",
 	"internal/gwtest/forgegate":     "a gate in front of a git server of the conformance suite",
 	"internal/gwtest/loopback":      "addresses for servers of tests",
+	"internal/gwtest/server":        "servers as processes of their own, for tests",
+	"internal/gwtest/hashref":       "BitBake's own hash equivalence server, for tests",
+	"internal/hashsuite":            "a program that runs the suite of BitBake's hash equivalence server against a gate",
 	"internal/bench":                "programs that measure; nothing is built on them",
 	"internal/bitbake":              "a program that runs real BitBake against a gate",
 	"internal/bench/opaserver":      "OPA's own server, a peer, in a module of its own: hundreds of packages that no gate runs stay out of go.mod",
@@ -112,7 +115,7 @@ var modules = map[string]struct {
 	"gitlab.com/gitlab-org/api/client-go/v2": {packages: []string{"authz/forge"}, why: "GitLab's interface: projects, users, hooks, audit events; its own retries and limits are off"},
 	"github.com/google/go-github/v89":        {packages: []string{"authz/forge"}, why: "GitHub's interface: what its refusals mean, pages, audit logs; its own limits are off"},
 	"github.com/klauspost/compress": {
-		packages: []string{"authz/provenance"}, why: "siginfo files are zstd; only their reader decompresses",
+		packages: []string{"authz/provenance", "internal/sqldb"}, why: "siginfo files are zstd; only their reader decompresses. Texts of hash equivalence are kept so",
 		oldest: "1.18.7", mends: "out-of-bounds read in s2",
 	},
 	"github.com/open-policy-agent/opa": {

@@ -235,10 +235,33 @@ type Answer struct {
 // Unavailable, absent names included: what remains is the first question of an outage.
 func (a *Authorizer) Decide(ctx context.Context, r *Request) (Answer, error) {
 	var answer Answer
-	o, err := a.decide(ctx, r, &answer.Record)
+	o, err := a.decide(ctx, r, &answer.Record, false)
 	answer.Decision, answer.Remembered, answer.FactsAt = o.decision, o.remembered, o.oldest
 	return answer, err
 }
+
+// DecideFound is [Authorizer.Decide], for Stat or Read, about a record that was found otherwise than by its name, in the zone of its Ref:
+// r.Ref.Zone or one of its bases. What a policy's [Footprint] does not read may be left out of r.Ref.
+func (a *Authorizer) DecideFound(ctx context.Context, r *Request, found provenance.Record) (Answer, error) {
+	answer := Answer{Record: found}
+	if r.Action != Stat && r.Action != Read || !slices.Contains(a.chains[r.Ref.Zone], found.Ref.Zone) {
+		o, err := denied(Deny, codeRequest, fmt.Errorf("decide: %s in zone %q does not find a record of zone %q", r.Action, r.Ref.Zone, found.Ref.Zone))
+		answer.Decision = o.decision
+		return answer, err
+	}
+	o, err := a.decide(ctx, r, &answer.Record, true)
+	answer.Decision, answer.Remembered, answer.FactsAt = o.decision, o.remembered, o.oldest
+	return answer, err
+}
+
+// Chain returns the zones that a read of zone looks through, itself first. The result must not be changed.
+func (a *Authorizer) Chain(zone string) []string { return a.chains[zone] }
+
+// Revision returns that of the policy in force.
+func (a *Authorizer) Revision() string { return a.policy.Footprint().Revision }
+
+// Reads returns what the answers of the policy in force can depend on.
+func (a *Authorizer) Reads() Field { return a.policy.Footprint().Reads }
 
 // outcome is an Answer without the record, small enough to be handed up by value.
 type outcome struct {
@@ -247,8 +270,8 @@ type outcome struct {
 	oldest     time.Time
 }
 
-// decide seeks an answer that no invalidation has overtaken, and leaves the record it is about in record.
-func (a *Authorizer) decide(ctx context.Context, r *Request, record *provenance.Record) (outcome, error) {
+// decide seeks an answer that no invalidation has overtaken, and leaves the record it is about in record, unless that is given.
+func (a *Authorizer) decide(ctx context.Context, r *Request, record *provenance.Record, given bool) (outcome, error) {
 	if err := r.check(); err != nil {
 		return denied(Deny, codeRequest, err)
 	}
@@ -259,11 +282,13 @@ func (a *Authorizer) decide(ctx context.Context, r *Request, record *provenance.
 			return refused(err)
 		}
 		q := question{view: v, request: r, now: now, print: a.policy.Footprint()}
-		o, err := a.decideAction(ctx, &q, record)
+		o, err := a.decideAction(ctx, &q, record, given)
 		if a.current(v) {
 			return o, err
 		}
-		*record = provenance.Record{}
+		if !given {
+			*record = provenance.Record{}
+		}
 	}
 	return denied(Unavailable, codeMoved, fmt.Errorf("permissions changed while they were read: %w", ErrUnavailable))
 }
@@ -297,10 +322,13 @@ func denied(v Verdict, code string, err error) (outcome, error) {
 	return outcome{decision: &Decision{Verdict: v, Rule: hostRule, Reasons: []string{code + ": " + err.Error()}}}, err
 }
 
-func (a *Authorizer) decideAction(ctx context.Context, q *question, record *provenance.Record) (outcome, error) {
+func (a *Authorizer) decideAction(ctx context.Context, q *question, record *provenance.Record, given bool) (o outcome, err error) {
 	switch {
+	case given:
+		o, err = a.decideRecord(ctx, q, record)
+		return q.view.veil(o, q.now), err
 	case q.request.aboutArtifact():
-		o, err := a.decideArtifact(ctx, q, record)
+		o, err = a.decideArtifact(ctx, q, record)
 		return q.view.veil(o, q.now), err
 	case q.request.Action == Write:
 		return a.decideWrite(ctx, q)
@@ -309,16 +337,22 @@ func (a *Authorizer) decideAction(ctx context.Context, q *question, record *prov
 	}
 }
 
-// decideArtifact answers about the record of a name. Without an allow, an answer that may still become one wins over a
-// denial, and the first claim over the later ones.
-func (a *Authorizer) decideArtifact(ctx context.Context, q *question, record *provenance.Record) (best outcome, bestErr error) {
+// decideArtifact answers about the record of a name.
+func (a *Authorizer) decideArtifact(ctx context.Context, q *question, record *provenance.Record) (outcome, error) {
 	err := a.lookup(ctx, q.request.Ref, record)
 	switch {
 	case errors.Is(err, provenance.ErrNoRecord):
 		return a.settle(ctx, q, claimed{zone: q.request.Ref.Zone})
 	case err != nil:
 		return denied(Unavailable, codeStore, fmt.Errorf("%w: %w", ErrUnavailable, err))
-	case len(record.Claims) == 0:
+	}
+	return a.decideRecord(ctx, q, record)
+}
+
+// decideRecord answers about a record. Without an allow, an answer that may still become one wins over a denial, and the first claim
+// over the later ones.
+func (a *Authorizer) decideRecord(ctx context.Context, q *question, record *provenance.Record) (best outcome, bestErr error) {
+	if len(record.Claims) == 0 {
 		return a.settle(ctx, q, claimed{recorded: true, zone: record.Ref.Zone})
 	}
 	for i := range record.Claims {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/hashserv"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
@@ -60,5 +61,34 @@ func BenchmarkPresence(b *testing.B) {
 		if err != nil || !present[0] || !present[len(present)-1] {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkHashLookups is a flush of look-ups without its door and protocol: mapping, artifact, decision, event.
+func BenchmarkHashLookups(b *testing.B) {
+	for _, n := range []int{1, 64} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			g := gwtest.New(b, gwtest.Options{HashDB: true})
+			var objects []gwtest.Object
+			var tasks []hashserv.Task
+			ci := ask(b, g, "ci", "main")
+			for i := range 256 {
+				o := gwtest.NewObject(fmt.Sprintf("recipe%d", i), "populate_sysroot")
+				ci.report(o.Name, o.Name, o.Unihash())
+				objects, tasks = append(objects, o), append(tasks, task(o.Name))
+			}
+			g.Publish(objects, "git://git.example.com/team/a.git;protocol=https", "git://git.example.com/team/b.git;protocol=https")
+			s := signIn(b, g)
+			h := g.Gateway.Hashes(gateway.Door{Name: "hash", Remote: netip.MustParseAddrPort("127.0.0.1:50000")}, "main", s)
+			answers := make([]hashserv.Mapping, n)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i += n {
+				at := i % (len(tasks) - n + 1)
+				if err := h.Unihash(context.Background(), tasks[at:at+n], answers); err != nil || answers[0].Unihash != objects[at].Unihash() {
+					b.Fatal(answers[0], err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/lookup")
+		})
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/authz"
-	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/gateway/audit"
@@ -252,9 +251,7 @@ func (s *Session) userID(ctx context.Context, forgeName, user string) (string, e
 func (s *Session) administer(ctx context.Context) error {
 	err := error(ErrNotFound)
 	for name := range s.gate.zones {
-		ask := authz.Request{Action: authz.Admin, Door: s.door.Name, Principal: s.principal, Ref: artifact.Ref{Zone: name}}
-		answer, decideErr := s.gate.Authorizer.Decide(ctx, &ask)
-		switch denied := outcome(&answer, decideErr); {
+		switch _, denied := s.mayIn(ctx, authz.Admin, name); {
 		case denied == nil:
 			return nil
 		case errors.Is(denied, ErrUnavailable):

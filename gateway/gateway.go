@@ -66,6 +66,7 @@ type Verifier interface {
 type Zone struct {
 	artifact.Zone
 	Mirror upstream.Store // objects under their own names, not written by the gate; nil for none
+	Hash   HashZone
 }
 
 // statementAge is how old a statement may be at the commit of its upload. One that came by plain PUT may be as old
@@ -102,6 +103,8 @@ type Config struct {
 	Hooks         Hooks
 	Events        Events
 	Ender         Ender
+	Published     Published
+	Accounts      Accounts
 	TokenLife     TokenLife
 	Limits        Limits
 	Refused       func(door string, why authn.Reason) // called for each refused credential, for metrics; may be nil
@@ -121,6 +124,7 @@ type Gateway struct {
 
 	walking      keyedMutex   // by owner: held while a directory is listed
 	settling     keyedMutex   // by owner and zone: held while plain PUTs are matched with their statements
+	reporting    keyedMutex   // by zone, method and output: held while a report of it is looked up and stored
 	copyBuffers  sync.Pool    // *[]byte of copyBytes
 	passed       atomic.Int64 // bytes that callers of ReadAt have read past
 	chunkBuffers sync.Pool    // *[]byte of provenance.ChunkSize
@@ -129,7 +133,7 @@ type Gateway struct {
 // New checks cfg and prepares the staging directory. It starts nothing.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticator == nil || cfg.Authorizer == nil || cfg.Records == nil || cfg.Verifier == nil ||
-		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Hooks == nil || cfg.Events == nil || cfg.Ender == nil || cfg.Staging == "" || cfg.Audience == "" {
+		cfg.Resolver == nil || cfg.Journal == nil || cfg.Blobs == nil || cfg.Names == nil || cfg.Tokens == nil || cfg.Identities == nil || cfg.Links == nil || cfg.Hooks == nil || cfg.Events == nil || cfg.Ender == nil || cfg.Published == nil || cfg.Accounts == nil || cfg.Staging == "" || cfg.Audience == "" {
 		return nil, errors.New("gateway: a required part is missing")
 	}
 	if cfg.Log == nil {

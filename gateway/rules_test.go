@@ -80,6 +80,7 @@ func TestRule1OneEntrance(t *testing.T) {
 	const module = "github.com/lychgate/lychgate/"
 	for door, allowed := range map[string][]string{
 		"httpd": {"gateway", "gateway/limit", "authz/authn"},
+		"hashd": {"gateway", "gateway/limit", "gateway/hashserv", "authz/authn"},
 		"sshd":  {"gateway", "gateway/limit", "authz/authn", "authz/artifact", "authz"}, // to tell names apart, and to print an explanation
 	} {
 		callers, imports := calls(t, door, "Decide", "Evaluate", "Append", "AppendBatch", "Lookup", "Authorizer", "Records", "Journal", "Authenticator", "Blobs")
@@ -93,10 +94,10 @@ func TestRule1OneEntrance(t *testing.T) {
 			}
 		}
 	}
-	callers, _ := calls(t, ".", "Decide", "AppendBatch", "Authenticate")
+	callers, _ := calls(t, ".", "Decide", "DecideFound", "AppendBatch", "Authenticate")
 	for _, name := range callers {
 		owner, _, _ := strings.Cut(name, ".")
-		if !slices.Contains([]string{"Session", "Content", "write", "presenceBatch", "listing"}, owner) && name != "Gateway.Knows" {
+		if !slices.Contains([]string{"Session", "Content", "write", "presenceBatch", "listing", "Hashes"}, owner) && name != "Gateway.Knows" {
 			t.Errorf("%s asks for decisions", name)
 		}
 	}

@@ -106,6 +106,13 @@ func (s *Session) decide(ctx context.Context, action authz.Action, zone, path, i
 	return ref, answer.Record, nil
 }
 
+// mayIn decides an action that is about a zone as a whole. The error is nil for an allow alone.
+func (s *Session) mayIn(ctx context.Context, action authz.Action, zone string) (authz.Answer, error) {
+	r := authz.Request{Action: action, Door: s.door.Name, Principal: s.principal, Ref: artifact.Ref{Zone: zone}}
+	answer, err := s.gate.Authorizer.Decide(ctx, &r)
+	return answer, outcome(&answer, err)
+}
+
 // record puts an event into the journal. An error means that what it is about must not happen.
 func (s *Session) record(e *audit.Event) error {
 	if _, err := s.gate.Journal.Append(e); err != nil {
@@ -194,8 +201,13 @@ func (b *presenceBatch) add(r *authz.Request, a *authz.Answer) {
 }
 
 func (b *presenceBatch) close() error {
-	for events := range slices.Chunk(b.events, presenceAppend) {
-		if _, err := b.session.gate.Journal.AppendBatch(events); err != nil {
+	return b.session.recordAll(b.events)
+}
+
+// recordAll puts the events of a batch into the journal. An error means that nothing of it may be answered.
+func (s *Session) recordAll(events []*audit.Event) error {
+	for some := range slices.Chunk(events, presenceAppend) {
+		if _, err := s.gate.Journal.AppendBatch(some); err != nil {
 			return fmt.Errorf("%w: record the decisions: %w", ErrUnavailable, err)
 		}
 	}

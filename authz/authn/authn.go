@@ -50,6 +50,8 @@ type Credential struct {
 	IDToken Secret              // an OpenID Connect ID token; doors take one only where it is exchanged for a gate token
 	Chain   []*x509.Certificate // a client certificate and what TLS verified it by, the leaf first
 	Key     *SSHKey             // an SSH key or user certificate
+	Account *Login              // an account of the hash equivalence protocol
+	Place   string              // nothing was shown: it came in by a listener that stands for somebody, and this is its name
 }
 
 // SSHKey is a public key, or a user certificate, that somebody showed at the ssh door, and where from. A door makes it with
@@ -73,7 +75,7 @@ func NewSSHKey(key ssh.PublicKey, remote netip.Addr) *SSHKey {
 // count says how many members are set.
 func (c *Credential) count() int {
 	n := 0
-	for _, set := range [...]bool{!c.Token.IsZero(), !c.IDToken.IsZero(), len(c.Chain) > 0, c.Key != nil} {
+	for _, set := range [...]bool{!c.Token.IsZero(), !c.IDToken.IsZero(), len(c.Chain) > 0, c.Key != nil, c.Account != nil, c.Place != ""} {
 		if set {
 			n++
 		}

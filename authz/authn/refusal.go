@@ -18,7 +18,8 @@ const (
 	BadIDToken        Reason = "bad_id_token"       // of no known issuer, not signed by it, not for this gate, expired
 	UnmappedIdentity  Reason = "unmapped_identity"  // a good ID token of somebody whom no rule maps to a user
 	Replayed          Reason = "replayed"           // an ID token that was exchanged before
-	EndedEpoch        Reason = "ended_epoch"        // all tokens of the principal were ended while this one was made
+	EndedEpoch        Reason = "ended_epoch"        // all tokens of the principal were ended while this one was made, or since an account was
+	UnknownAccount    Reason = "unknown_account"    // of the hash equivalence protocol: it does not exist, or its token is another
 )
 
 // Refusal is a final answer about a credential. It is for the audit trail; a door never prints it, and tells none from

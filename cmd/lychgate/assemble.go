@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lychgate/lychgate/authz"
@@ -199,6 +200,8 @@ type gate struct {
 	metrics *metrics
 	clients clientCerts
 	gateway *gateway.Gateway
+	hashes  *sqldb.Hashes
+	closers []func() error // of what else was opened, to be called in reverse
 }
 
 // newGate puts the gateway together. Nothing listens yet.
@@ -234,7 +237,11 @@ func newGate(ctx context.Context, cfg *config.Config, log *slog.Logger) (*gate, 
 
 // close releases what newGate opened, last opened first.
 func (g *gate) close() error {
-	return errors.Join(closeRedis(g.redis), g.db.Close(), g.journal.Close())
+	var errs []error
+	for _, c := range slices.Backward(g.closers) {
+		errs = append(errs, c())
+	}
+	return errors.Join(append(errs, closeRedis(g.redis), g.db.Close(), g.journal.Close())...)
 }
 
 func closeRedis(r *redisdb.DB) error {
@@ -245,6 +252,9 @@ func closeRedis(r *redisdb.DB) error {
 }
 
 func (g *gate) assemble(ctx context.Context) error {
+	if err := g.openHashes(ctx); err != nil {
+		return err
+	}
 	authenticator, err := g.authenticator(ctx)
 	if err != nil {
 		return err
@@ -264,7 +274,7 @@ func (g *gate) assemble(ctx context.Context) error {
 	if _, err := blobs.Sweep(ctx, time.Now().Add(-24*time.Hour)); err != nil {
 		return fmt.Errorf("sweep the blob directory: %w", err)
 	}
-	zones, err := servedZones(g.cfg)
+	zones, err := g.servedZones(ctx)
 	if err != nil {
 		return err
 	}
@@ -273,7 +283,7 @@ func (g *gate) assemble(ctx context.Context) error {
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
 		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
-		Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
+		Published: g.db, Accounts: g.db, Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
 			ObjectBytes: int64(limits.ObjectSize), UploadObjects: limits.UploadObjects, OpenUploads: 64,
@@ -283,16 +293,19 @@ func (g *gate) assemble(ctx context.Context) error {
 	return err
 }
 
-// servedZones opens each zone's mirror.
-func servedZones(cfg *config.Config) ([]gateway.Zone, error) {
-	zones := make([]gateway.Zone, len(cfg.Zones))
-	for i, z := range cfg.Zones {
+// servedZones opens each zone's mirror, and what keeps its hash equivalence.
+func (g *gate) servedZones(ctx context.Context) ([]gateway.Zone, error) {
+	zones := make([]gateway.Zone, len(g.cfg.Zones))
+	for i, z := range g.cfg.Zones {
 		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}}
 		mirror, err := openMirror(z)
 		if err != nil {
 			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)
 		}
 		zones[i].Mirror = mirror
+		if zones[i].Hash, err = g.hashZone(ctx, z); err != nil {
+			return nil, fmt.Errorf("open hash equivalence of zone %s: %w", z.Name, err)
+		}
 	}
 	return zones, nil
 }

@@ -25,7 +25,7 @@ func (g *gate) authenticator(ctx context.Context) (authn.Authenticator, error) {
 	if g.oidc, err = g.idTokens(); err != nil {
 		return nil, err
 	}
-	return append(authn.Chain{g.tokens, certificates, keys, g.oidc}, g.passthrough...), nil
+	return append(authn.Chain{g.tokens, certificates, keys, g.oidc, authn.Accounts{Store: g.db, Epoch: g.tokens.Epoch}, places(g.cfg)}, g.passthrough...), nil
 }
 
 func (g *gate) certificates(ctx context.Context) (*authn.Certificates, error) {

@@ -102,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 	})
 	root.AddCommand(
 		newServe(), newQuickstart(), newPush(), newImport(), newGet(), newPresence(), newLogin(), newLogout(),
-		newWhoami(), newToken(), newRevoke(), newInvalidate(), newExplain(), newAccess(), newForge(), newPolicy(), newAudit(), newConfig(), newVersion(),
+		newWhoami(), newToken(), newRevoke(), newInvalidate(), newExplain(), newAccess(), newForge(), newHash(), newPolicy(), newAudit(), newConfig(), newVersion(),
 	)
 	return root
 }

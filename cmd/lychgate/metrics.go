@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway/hashd"
 	"github.com/lychgate/lychgate/gateway/httpd"
 	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/internal/servertls"
@@ -23,6 +24,7 @@ type metrics struct {
 	refusals *prometheus.CounterVec
 	ssh      *prometheus.CounterVec
 	sshTime  *prometheus.HistogramVec
+	hash     *prometheus.CounterVec
 	counters sync.Map // observed to counters: finding them by their labels costs more than counting
 }
 
@@ -58,8 +60,11 @@ func newMetrics(g *gate) *metrics {
 		Name: "lychgate_ssh_operation_seconds", Help: "Time of handshakes and operations of the ssh door.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
 	}, []string{"route"})
+	m.hash = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lychgate_hash_connections_total", Help: "Connections of the hash door that have ended, by transport and outcome.",
+	}, []string{"transport", "outcome"})
 	m.registry.MustRegister(
-		m.requests, m.seconds, m.refusals, m.ssh, m.sshTime, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.requests, m.seconds, m.refusals, m.ssh, m.sshTime, m.hash, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lychgate_records", Help: "Published objects.",
 		}, func() float64 { return float64(g.db.Len()) }),
@@ -108,6 +113,11 @@ func (m *metrics) observe(o httpd.Observation) {
 func (m *metrics) observeSSH(o sshd.Observation) {
 	m.ssh.WithLabelValues(o.Route, o.Outcome).Inc()
 	m.sshTime.WithLabelValues(o.Route).Observe(o.Took.Seconds())
+}
+
+// observeHash counts a connection of the hash door.
+func (m *metrics) observeHash(o hashd.Observation) {
+	m.hash.WithLabelValues(o.Transport, o.Outcome).Inc()
 }
 
 // refused counts a credential that was not taken.

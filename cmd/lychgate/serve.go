@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/hashd"
 	"github.com/lychgate/lychgate/gateway/httpd"
 	"github.com/lychgate/lychgate/internal/config"
 	"github.com/lychgate/lychgate/internal/devca"
@@ -65,7 +67,11 @@ func (g *gate) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin.tls: %w", err)
 	}
-	https, err := g.httpsDoor()
+	hash, err := g.hashDoor()
+	if err != nil {
+		return err
+	}
+	https, err := g.httpsDoor(hash)
 	if err != nil {
 		return err
 	}
@@ -74,17 +80,21 @@ func (g *gate) serve(ctx context.Context) error {
 		{"admin listener", g.cfg.Admin.Listen, newAdmin(g, adminTLS).serve},
 	}
 	if g.cfg.SSH.Listen != "" {
-		ssh, err := g.sshDoor()
+		ssh, err := g.sshDoor(hash)
 		if err != nil {
 			return err
 		}
 		doors = append(doors, door{"ssh door", g.cfg.SSH.Listen, ssh.Serve})
 	}
-	runners, err := listen(doors)
+	listeners, err := g.hashListeners(hash)
 	if err != nil {
 		return err
 	}
-	return g.runAll(ctx, runners)
+	runners, err := listen(append(doors, listeners...))
+	if err != nil {
+		return err
+	}
+	return g.runAll(ctx, append(runners, hash.Run))
 }
 
 // door is something that serves a listener until its context ends.
@@ -98,7 +108,7 @@ func listen(doors []door) ([]runner, error) {
 	var open []net.Listener
 	var runners []runner
 	for _, d := range doors {
-		ln, err := net.Listen("tcp", d.address)
+		ln, err := listenOn(d.address)
 		if err != nil {
 			errs := []error{fmt.Errorf("open the %s: %w", d.name, err)}
 			for _, other := range open {
@@ -110,6 +120,14 @@ func listen(doors []door) ([]runner, error) {
 		runners = append(runners, func(ctx context.Context) error { return d.serve(ctx, ln) })
 	}
 	return runners, nil
+}
+
+// listenOn listens at HOST:PORT, or unix:PATH.
+func listenOn(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return listenUnix(path)
+	}
+	return net.Listen("tcp", address)
 }
 
 // runAll runs the doors and the parts behind them. The parts outlive the doors, so that what the doors still serve while
@@ -154,14 +172,14 @@ func (g *gate) lifecycle(what string) {
 	}
 }
 
-func (g *gate) httpsDoor() (*httpd.Server, error) {
+func (g *gate) httpsDoor(hash *hashd.Server) (*httpd.Server, error) {
 	tlsConfig, err := g.tlsConfig(g.cfg.HTTPS.TLS, g.clients, g.cfg.HTTPS.Names)
 	if err != nil {
 		return nil, fmt.Errorf("https.tls: %w", err)
 	}
 	l := g.cfg.Limits
 	return httpd.New(httpd.Config{
-		Gateway: g.gateway, TLS: tlsConfig, Mount: g.cfg.HTTPS.Mount, Observe: g.metrics.observe, Log: g.log, SignIn: g.signIn(),
+		Gateway: g.gateway, TLS: tlsConfig, Mount: g.cfg.HTTPS.Mount, Observe: g.metrics.observe, Log: g.log, SignIn: g.signIn(), Hash: hash,
 		Limits: httpd.Limits{
 			Conns: l.Connections, ConnsPerAddress: l.ConnectionsPerAddress, RequestsPerPrincipal: l.RequestsPerPrincipal,
 			Streams: l.Streams, HeaderTimeout: l.HeaderRead, IdleTimeout: l.Idle, ProgressWindow: l.ProgressWindow,

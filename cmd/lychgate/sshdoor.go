@@ -9,11 +9,12 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/hashd"
 	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/internal/config"
 )
 
-func (g *gate) sshDoor() (*sshd.Server, error) {
+func (g *gate) sshDoor(hash *hashd.Server) (*sshd.Server, error) {
 	s, l := g.cfg.SSH, g.cfg.Limits
 	keys, err := hostKeys(g.cfg)
 	if err != nil {
@@ -21,7 +22,7 @@ func (g *gate) sshDoor() (*sshd.Server, error) {
 	}
 	g.log.Info("the ssh door's host keys", "fingerprints", sshd.Fingerprints(keys))
 	return sshd.New(sshd.Config{
-		Gateway: g.gateway, HostKeys: keys, Audience: g.cfg.HTTPS.Audience, Observe: g.metrics.observeSSH, Log: g.log,
+		Gateway: g.gateway, HostKeys: keys, Audience: g.cfg.HTTPS.Audience, Hash: hash, HashZone: hashZoneName(g.cfg), Observe: g.metrics.observeSSH, Log: g.log,
 		Limits: sshd.Limits{
 			Conns: s.Connections, ConnsPerAddress: s.ConnectionsPerAddress, ConnsPerPrincipal: s.ConnectionsPerPrincipal, IdleTimeout: s.Idle,
 			ProgressWindow: l.ProgressWindow, ProgressBytes: int64(l.ProgressRate) * int64(l.ProgressWindow/time.Second), DrainTimeout: l.Drain,

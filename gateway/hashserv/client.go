@@ -146,10 +146,14 @@ func greet(ctx context.Context, d *Dialer, address string) (Conn, error) {
 
 func (c *Client) signIn(conn Conn) error {
 	if c.conf.Username != "" {
+		var accepted bool
 		err := ask(conn, cmdAuth, authRequest{c.conf.Username, c.conf.Token}, func(m *members) {
-			m.wrong = !m.flag("result", false)
+			accepted = m.flag("result", false)
 			m.user()
 		})
+		if err == nil && !accepted {
+			err = ErrLogin
+		}
 		if err != nil {
 			return fmt.Errorf("sign in: %w", err)
 		}

@@ -184,9 +184,10 @@ const (
 // of an invoke-error, and not of a lost connection.
 type Peer interface {
 	Store
-	// May returns nil when the asker may have what the server answers by itself: statistics, and the names of columns.
+	// May returns nil when the asker may begin a stream of look-ups (Read), or have what the server answers by itself: the names of
+	// columns (DBAdmin), and statistics (Read, and Whole; DBAdmin to reset them).
 	May(ctx context.Context, need Permission) error
-	// Whole reports whether replies about rows have all members, or only the four that clients rely on.
+	// Whole reports whether the asker may see more than what clients rely on: all members of rows in place of four, and statistics.
 	Whole(ctx context.Context) bool
 }
 
@@ -197,6 +198,10 @@ func (r *Refusal) Error() string { return r.Message }
 
 // ErrInvalidUnihash is the refusal of a unihash that is not 64 lower-case hex digits.
 var ErrInvalidUnihash error = &Refusal{"Invalid unihash"}
+
+// ErrLogin is wrapped by [Users].Auth when a login is wrong and the connection goes on as nobody's: the reply says "result": false, which
+// BitBake does not look at. It dies of a refusal, and signs in again and again when the connection ends.
+var ErrLogin = errors.New("wrong name or token")
 
 // ErrUnavailable is wrapped when a Store could not answer, and asking again may help.
 var ErrUnavailable = errors.New("hash equivalence is unavailable")

@@ -250,6 +250,9 @@ func (c *serving) readStats(ctx context.Context, need Permission, reset bool) (a
 	if err := c.peer.May(ctx, need); err != nil {
 		return nil, err
 	}
+	if !c.peer.Whole(ctx) {
+		return nil, errNoCommand
+	}
 	return statsReply{c.server.stats.read(reset)}, nil
 }
 
@@ -371,6 +374,9 @@ func (c *serving) answerUsers(ctx context.Context, u Users, command string, body
 	switch body := body.(type) {
 	case authRequest:
 		user, err := u.Auth(ctx, body.Username, body.Token)
+		if errors.Is(err, ErrLogin) {
+			return authReply{false, User{Name: body.Username}.reply()}, nil
+		}
 		return authReply{true, user.reply()}, err
 	case userRequest:
 		return c.answerUser(ctx, u, command, body.Username)

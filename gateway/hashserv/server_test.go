@@ -93,26 +93,36 @@ func srvCommands() []srvCase {
 			replies: []string{`"ok"`, "ok", `{"alive":true}`},
 		},
 		{
-			name: "exists-stream", send: []string{`{"exists-stream": null}`, srvOnes, strings.Repeat("f", 64), "x", twos, strings.ToUpper(strings.Repeat("a", 64)), "END"},
+			name: "exists-stream", send: []string{
+				`{"exists-stream": null}`, srvOnes, strings.Repeat("f", 64), "x", twos, strings.ToUpper(strings.Repeat("a", 64)), "END",
+			},
 			replies: []string{`"ok"`, "true", "false", "false", "true", "false", "ok"}, reached: []string{"Exists 3 11"},
 		},
 		{
-			name: "gc-mark-stream", send: []string{`{"gc-mark-stream": null}`, `{"mark": "A", "where": {"unihash": "1"}}`, `{"mark": "A", "where": {}}`, "END"},
+			name: "gc-mark-stream", send: []string{
+				`{"gc-mark-stream": null}`, `{"mark": "A", "where": {"unihash": "1"}}`, `{"mark": "A", "where": {}}`, "END",
+			},
 			replies: []string{`"ok"`, `{"count":5}`, `{"count":5}`, "ok"}, reached: []string{"Mark A map[unihash:1]", "Mark A map[]"},
 		},
 		{
-			name: "gc-mark-stream with a bad line", send: []string{`{"gc-mark-stream": null}`, `{"mark": "A", "where": {}}`, `{"mark": "A`, `{"mark": "B", "where": {}}`},
+			name: "gc-mark-stream with a bad line", send: []string{
+				`{"gc-mark-stream": null}`, `{"mark": "A", "where": {}}`, `{"mark": "A`, `{"mark": "B", "where": {}}`,
+			},
 			replies: []string{`"ok"`, `{"count":5}`, `{"invoke-error":{"message":"Could not decode JSONL input"}}`}, reached: []string{"Mark A map[]"}, end: "refused",
 		},
 		{
-			name: "one stream after another", send: []string{`{"get-stream": null}`, "m t1", "END", `{"exists-stream": null}`, "x", "END", `{"get-stream": null}`, "m t0"},
+			name: "one stream after another", send: []string{
+				`{"get-stream": null}`, "m t1", "END", `{"exists-stream": null}`, "x", "END", `{"get-stream": null}`, "m t0",
+			},
 			replies: []string{`"ok"`, srvOnes, "ok", `"ok"`, "false", "ok", `"ok"`, ""}, reached: []string{"Unihash [{m t1}]", "Unihash [{m t0}]"},
 		},
 		{
 			name: "a bare object for what says nothing", send: []string{`{"get-stats": {}}`, `{"ping": null}`}, replies: []string{"stats", `{"alive":true}`},
 		},
 		{
-			name: "an invalid unihash", send: []string{`{"report": {"taskhash": "t", "method": "m", "outhash": "o", "unihash": null}}`, `{"ping": {}}`},
+			name: "an invalid unihash", send: []string{
+				`{"report": {"taskhash": "t", "method": "m", "outhash": "o", "unihash": null}}`, `{"ping": {}}`,
+			},
 			replies: []string{`{"invoke-error":{"message":"Invalid unihash"}}`}, end: "refused",
 		},
 		{
@@ -181,7 +191,10 @@ func TestHandshakes(t *testing.T) {
 		{name: "between the versions", send: []string{"OEHASHEQUIV 1.0.5", "", ping}, replies: alive},
 		{name: "another protocol", send: []string{"OEHASHEQUIW 1.1", "", ping}, end: "closed"},
 		{name: "needs headers", send: []string{clientHello, "Needs-Headers:  true ", "", ping}, replies: []string{"", alive[0]}},
-		{name: "needs headers, said later", send: []string{clientHello, "needs-headers: false", "needs-headers:true", "", ping}, replies: []string{"", alive[0]}},
+		{
+			name: "needs headers, said later", send: []string{clientHello, "needs-headers: false", "needs-headers:true", "", ping},
+			replies: []string{"", alive[0]},
+		},
 		{name: "needs no headers, said later", send: []string{clientHello, "needs-headers: true", "needs-headers: no", "", ping}, replies: alive},
 		{name: "needs headers, in capitals", send: []string{clientHello, "needs-headers: TRUE", "", ping}, replies: alive},
 		{name: "a blank before the colon", send: []string{clientHello, "needs-headers : true", "", ping}, replies: alive},
@@ -521,16 +534,34 @@ func TestServeStopsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestRefusalArrives: what the server says last is read, though the peer had sent much that the server did not read.
-func TestRefusalArrives(t *testing.T) {
-	pings := strings.Split(strings.Repeat(`{"ping": {}}`+"\n", 50_000), "\n")
-	for _, over := range []string{"lines", "websocket"} {
-		for range 5 {
-			peer := srvNewPeer(t)
-			peer.fails["AllUsers"] = &Refusal{"no"}
-			tr := srvServe(t, NewServer(ServerConfig{Linger: 10 * time.Second}), peer)
-			ex := tr.talk(t, over, append(append(srvHandshake(), `{"ping": {}}`, `{"get-all-users": {}}`), pings...))
-			srvCompare(t, srvCase{replies: []string{`{"alive":true}`, `{"invoke-error":{"message":"no"}}`}, reached: []string{"AllUsers"}, end: "refused"}, ex, peer.reached())
+// srvHalfConn is a connection in memory that can be ended one way.
+type srvHalfConn struct {
+	*srvMemoryConn
+	unread int // when the writing end was closed; -1 before
+	closed bool
+}
+
+func (c *srvHalfConn) CloseWrite() error {
+	c.unread = c.in.Len()
+	return nil
+}
+
+func (c *srvHalfConn) Close() error {
+	c.closed = true
+	return nil
+}
+
+// TestEndIsCivil: what a peer still sends when the server has said its last is taken before the connection is closed, so that the peer is not
+// cut off before it reads that.
+func TestEndIsCivil(t *testing.T) {
+	peer := srvNewPeer(t)
+	peer.fails["AllUsers"] = &Refusal{"no"}
+	more := strings.Repeat(`{"ping": {}}`+"\n", 10_000)
+	for _, said := range []string{`{"get-all-users": {}}`, "no command"} {
+		conn := &srvHalfConn{srvMemoryConn: srvMemory(clientHello+"\n\n"+said+"\n"+more, 0), unread: -1}
+		err := NewServer(ServerConfig{}).Serve(t.Context(), NewLineConn(conn, MaxLine), peer)
+		if srvEnd(err) == "open" || conn.unread <= 0 || conn.in.Len() > 0 || !conn.closed {
+			t.Errorf("%s: ended %v; unread %d, then %d; closed %v", said, err, conn.unread, conn.in.Len(), conn.closed)
 		}
 	}
 }

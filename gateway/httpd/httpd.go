@@ -27,9 +27,17 @@ type Config struct {
 	TLS     *tls.Config
 	Mount   string         // path below which the zones are, such as "/sstate"
 	SignIn  gateway.SignIn // what anybody may know: how to sign in here
+	Hash    HashDoor       // answers /hash/ZONE; nil for a gate without hash equivalence
 	Limits  Limits
 	Observe func(Observation) // called once for each request, after its answer; may be nil
 	Log     *slog.Logger
+}
+
+// HashDoor speaks the hash equivalence protocol.
+type HashDoor interface {
+	// Upgrade makes a request a websocket to a zone and returns when it has ended. A nil session is for a client that signs in by the
+	// protocol's own command.
+	Upgrade(ctx context.Context, w http.ResponseWriter, r *http.Request, session *gateway.Session, zone string)
 }
 
 // Limits bound what a client can make the door hold. Zero members get the defaults of DefaultLimits.
@@ -98,6 +106,7 @@ type Server struct {
 	gate     *gateway.Gateway
 	mount    []string
 	signIn   []byte // JSON
+	hash     HashDoor
 	limits   Limits
 	observe  func(Observation)
 	log      *slog.Logger
@@ -116,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		gate: cfg.Gateway, mount: strings.Split(strings.Trim(cfg.Mount, "/"), "/"),
-		limits: cfg.Limits.withDefaults(), observe: cfg.Observe, log: cfg.Log,
+		hash: cfg.Hash, limits: cfg.Limits.withDefaults(), observe: cfg.Observe, log: cfg.Log,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

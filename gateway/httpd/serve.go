@@ -1,7 +1,6 @@
 package httpd
 
 import (
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -13,8 +12,11 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 )
 
-// maxTarget bounds a request target.
-const maxTarget = 2048
+// maxTarget bounds a request target, and maxZone a zone's name in one for hash equivalence.
+const (
+	maxTarget = 2048
+	maxZone   = 63
+)
 
 // serve is the whole of a request: who, what, answer. A credential is asked for before the path is looked at,
 // so that the path makes no difference to who has none.
@@ -24,6 +26,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	o := Observation{Method: knownMethod(r.Method)}
 	began, rw := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
 	defer func() { // also when a transfer is broken off by a panic
+		if o.Route == "hash" {
+			return // a connection, which its own door observes
+		}
 		o.Status, o.Took = rw.status, time.Since(began)
 		s.observe(o)
 	}()
@@ -44,7 +49,13 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 		s.hook(w, r, forge)
 		return
 	}
+	zone, isHash := s.hashZone(r)
 	session, err := s.gate.Session(r.Context(), door(r), credential(r))
+	if isHash && (err == nil || errors.Is(err, authn.ErrAnonymous)) {
+		*name = "hash"
+		s.hash.Upgrade(r.Context(), w, r, session, zone)
+		return
+	}
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -67,6 +78,12 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 		return
 	}
 	h.api(segments, name)
+}
+
+// hashZone returns the zone of a request for hash equivalence: /hash/ZONE.
+func (s *Server) hashZone(r *http.Request) (zone string, ok bool) {
+	zone, ok = strings.CutPrefix(r.RequestURI, "/hash/")
+	return zone, ok && s.hash != nil && r.Method == http.MethodGet && len(zone) <= maxZone && !strings.ContainsAny(zone, "/?")
 }
 
 // handler answers one request of one session.
@@ -101,7 +118,7 @@ func door(r *http.Request) gateway.Door {
 // a bad token, not none.
 func credential(r *http.Request) authn.Credential {
 	if values := r.Header["Authorization"]; len(values) > 0 {
-		text := token(values)
+		text := authn.HeaderToken(values)
 		if r.RequestURI == exchangePath && isJWT(text.Reveal()) {
 			return authn.Credential{IDToken: text}
 		}
@@ -129,27 +146,6 @@ func (s *Server) describeSignIn(w *response) {
 	h["Content-Length"] = []string{strconv.Itoa(len(s.signIn))}
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(s.signIn)
-}
-
-// unreadable stands for a token that could not be read; no gate token looks like it.
-const unreadable = "?"
-
-// token reads Bearer, or the password of Basic (RFC 7617), whose user name does not matter: .netrc demands one.
-func token(values []string) authn.Secret {
-	scheme, rest, ok := strings.Cut(values[0], " ")
-	if !ok || len(values) > 1 {
-		return authn.NewSecret(unreadable)
-	}
-	switch {
-	case strings.EqualFold(scheme, "Bearer") && rest != "":
-		return authn.NewSecret(rest)
-	case strings.EqualFold(scheme, "Basic"):
-		plain, err := base64.StdEncoding.DecodeString(rest)
-		if _, password, ok := strings.Cut(string(plain), ":"); ok && err == nil && password != "" {
-			return authn.NewSecret(password)
-		}
-	}
-	return authn.NewSecret(unreadable)
 }
 
 // target splits the request target on "/" before anything is decoded. Only origin-form passes, of visible ASCII

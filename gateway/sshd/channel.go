@@ -19,6 +19,17 @@ const maxChannelRequests = 64
 
 // serveChannel answers a channel of type "session", from its opening until the client has closed it.
 func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
+	s.admitChannel(ctx, sc, nc, func(c *conn, id *identity) {
+		ch, requests, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		newChannel(c, ch, id).serve(ctx, requests)
+	})
+}
+
+// admitChannel lets serve have a channel, if its connection may have one more. Otherwise it rejects it.
+func (s *Server) admitChannel(ctx ssh.Context, sc *gossh.ServerConn, nc gossh.NewChannel, serve func(*conn, *identity)) {
 	c := connOf(ctx)
 	if !s.begin() {
 		_ = nc.Reject(gossh.ResourceShortage, "the gate is stopping")
@@ -50,11 +61,7 @@ func (s *Server) serveChannel(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewC
 		go c.keepAlive(sc)
 		go c.recheck(ctx, id.credential)
 	})
-	ch, requests, err := nc.Accept()
-	if err != nil {
-		return
-	}
-	newChannel(c, ch, id).serve(ctx, requests)
+	serve(c, id)
 }
 
 // channel is one session of a connection: it takes one operation and ends.

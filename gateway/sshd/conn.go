@@ -249,14 +249,10 @@ func (s *Server) globalRequest(ctx ssh.Context, _ *ssh.Server, req *gossh.Reques
 	return req.Type == "keepalive@openssh.com", nil
 }
 
-// rejectChannel answers a channel of any type but "session".
+// rejectChannel answers a channel of a type that is not served.
 func (s *Server) rejectChannel(_ *ssh.Server, _ *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
 	connOf(ctx).bother()
-	reason := gossh.UnknownChannelType
-	if nc.ChannelType() == "direct-tcpip" {
-		reason = gossh.Prohibited
-	}
-	_ = nc.Reject(reason, "only sessions are served here")
+	_ = nc.Reject(gossh.UnknownChannelType, "only sessions are served here")
 }
 
 // stack returns where a panic came from.

@@ -1,5 +1,5 @@
 // Package sshd is the ssh door: SFTP, the scp protocol's reading half, the tests that BitBake makes, and a few commands of the
-// gate's own. There is no shell, terminal, agent, environment or forwarding behind it.
+// gate's own. There is no shell, terminal, agent or environment behind it, and of forwarding only that to the gate's own hash equivalence.
 //
 // It parses what clients send and prints answers. Who may do what is decided behind [gateway.Session], anew for every operation: a
 // connection that stays open is worth no more than the key that it was opened with is worth now.
@@ -30,6 +30,8 @@ type Config struct {
 	Gateway  *gateway.Gateway
 	HostKeys []gossh.Signer // LoadHostKeys makes them; at most one of each type
 	Audience string         // the gate's own URL, whose host `token --netrc` names
+	Hash     HashDoor       // answers channels to ZONE.hashserv; nil for a gate without hash equivalence
+	HashZone string         // whom "hashserv" alone means; empty for none
 	Limits   Limits
 	Observe  func(Observation) // called once for each handshake and operation, after it; may be nil
 	Log      *slog.Logger
@@ -105,7 +107,7 @@ func setDefault[T comparable](v *T, d T) {
 
 // Observation is what metrics may know of a handshake or an operation. It does not tell denied from absent.
 type Observation struct {
-	// Route is "handshake", "sftp", "test", "scp", one of the gate's own commands, or "other".
+	// Route is "handshake", "sftp", "test", "scp", "hash", one of the gate's own commands, or "other".
 	Route string
 	// Outcome of a handshake is "accepted", "refused": no key of the client's was taken, "throttled": too many were refused before,
 	// "unavailable": the gate could not tell, "dropped": it ended before a key was shown, or "full": the door holds all the
@@ -119,6 +121,8 @@ type Observation struct {
 type Server struct {
 	gate    *gateway.Gateway
 	host    string // of the gate, for .netrc
+	hash    HashDoor
+	zone    string // that "hashserv" alone means
 	limits  Limits
 	observe func(Observation)
 	log     *slog.Logger
@@ -141,7 +145,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("sshd: gateway and host keys are required")
 	}
 	s := &Server{
-		gate: cfg.Gateway, limits: cfg.Limits.withDefaults(), observe: cfg.Observe, log: cfg.Log, conns: map[*conn]struct{}{},
+		gate: cfg.Gateway, hash: cfg.Hash, zone: cfg.HashZone,
+		limits: cfg.Limits.withDefaults(), observe: cfg.Observe, log: cfg.Log, conns: map[*conn]struct{}{},
 	}
 	if u, err := url.Parse(cfg.Audience); err == nil {
 		s.host = u.Hostname()
@@ -160,8 +165,9 @@ func New(cfg Config) (*Server, error) {
 		ConnCallback:         remember,
 		ServerConfigCallback: s.handshakeConfig,
 		ChannelHandlers: map[string]ssh.ChannelHandler{
-			"session": s.serveChannel,
-			"default": s.rejectChannel,
+			"session":      s.serveChannel,
+			"direct-tcpip": s.serveForward,
+			"default":      s.rejectChannel,
 		},
 		RequestHandlers:   map[string]ssh.RequestHandler{"default": s.globalRequest},
 		SubsystemHandlers: map[string]ssh.SubsystemHandler{},

@@ -33,7 +33,8 @@ type load struct {
 	Connect  bool          `json:"connect"` // a new connection, and a full handshake, for each request
 	Length   int64         `json:"length"`  // the Content-Length that every answer must have; -1 for any
 	Duration time.Duration `json:"duration"`
-	SSH      *sshLogin     `json:"ssh,omitempty"` // speak SFTP, not HTTP: Request is "STAT " or "READ ", and a path
+	SSH      *sshLogin     `json:"ssh,omitempty"`  // speak SFTP, not HTTP: Request is "STAT " or "READ ", and a path
+	Hash     *hashOrder    `json:"hash,omitempty"` // speak to a hash equivalence server, not HTTP
 }
 
 // asked is the order in a few words.
@@ -48,6 +49,9 @@ func (l *load) asked() string {
 	}
 	if l.SSH != nil && l.SSH.Flight > 1 {
 		s += ", " + strconv.Itoa(l.SSH.Flight) + " in flight"
+	}
+	if h := l.Hash; h != nil {
+		s += h.asked()
 	}
 	if l.SSH != nil && l.SSH.Client != ownClient {
 		s += ", by " + l.SSH.Client
@@ -96,6 +100,9 @@ type loader struct {
 func (l *load) run(ctx context.Context) (outcome, error) {
 	if l.SSH != nil {
 		return l.SSH.run(ctx, l)
+	}
+	if l.Hash != nil {
+		return l.Hash.run(ctx, l)
 	}
 	d := &loader{load: l, head: strings.HasPrefix(l.Request, "HEAD ")}
 	var err error

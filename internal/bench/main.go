@@ -55,11 +55,12 @@ func dispatch(ctx context.Context, args []string) error {
 
 // options are the command line.
 type options struct {
-	quick  bool
-	only   *regexp.Regexp
-	output string
-	gate   string
-	keep   bool
+	quick   bool
+	only    *regexp.Regexp
+	output  string
+	gate    string
+	bitbake string
+	keep    bool
 
 	rounds   int
 	duration time.Duration // of one turn
@@ -74,6 +75,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&only, "only", "", "measure the work whose name matches `regexp`: "+workNames())
 	flags.StringVar(&o.output, "o", "", "write the page as Markdown to `file`")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
+	flags.StringVar(&o.bitbake, "bitbake", os.Getenv("BITBAKE_DIR"), "`directory` of a BitBake checkout, whose hash equivalence server is a peer; $BITBAKE_DIR")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with configurations and logs")
 	flags.IntVar(&o.rounds, "rounds", 5, "how many `turns` peer and gate have; the median counts")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "how long a turn is")

@@ -29,10 +29,11 @@ type server struct {
 // servers are all contenders. The gate is the last, but for its other door.
 type servers struct {
 	nginx, guarded, caddy, handler, mirror, openssh, bareSSH, gate, ssh server
+	hash                                                                hashServers
 }
 
 func newServers(w *world) (*servers, error) {
-	var addrs [9]string
+	var addrs [13]string
 	for i := range addrs {
 		var err error
 		if addrs[i], err = loopback.Free(); err != nil {
@@ -51,6 +52,7 @@ func newServers(w *world) (*servers, error) {
 		bareSSH: server{name: "a bare Go SSH server", addr: addrs[8]},
 		ssh:     server{name: "the gate's ssh door", addr: addrs[7]},
 	}
+	s.hash = newHashServers(w, s.gate.addr, addrs[9:])
 	s.nginx.start = func(ctx context.Context) ([]*process, error) {
 		return startNginx(ctx, w, "static", s.nginx.addr, w.tlsLines(s.nginx.addr))
 	}

@@ -292,6 +292,9 @@ func TestAsked(t *testing.T) {
 		{load{Request: "STAT /x", Conns: 8, Connect: true, SSH: &sshLogin{}}, "STAT, 8 connections, a new one each"},
 		{load{Request: "STAT /x", Conns: 1, SSH: &sshLogin{Flight: 16}}, "STAT, 1 connection, 16 in flight"},
 		{load{Request: "READ /x", Conns: 1, SSH: &sshLogin{Client: opensshClient}}, "READ, 1 connection, by OpenSSH's sftp"},
+		{load{Request: "get-stream m {NAME}", Conns: 40, Hash: &hashOrder{Flight: 64}}, "get-stream, 40 connections, 64 in flight"},
+		{load{Request: "get-stream m {NAME}", Conns: 40, Hash: &hashOrder{Flight: 1, Count: 9}}, "get-stream, 40 connections, 9 each"},
+		{load{Request: "get-stream m {NAME}", Conns: 40, Hash: &hashOrder{Flight: 1, Rate: 50}}, "get-stream, 40 connections, 50/s each"},
 	} {
 		if got := tc.load.asked(); got != tc.want {
 			t.Errorf("%q, want %q", got, tc.want)

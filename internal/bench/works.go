@@ -29,6 +29,9 @@ func works() []work {
 		{"sftp-stat", measureSFTPStat},
 		{"sftp-get", measureSFTPGet},
 		{"ssh-held", measureHeld},
+		{"hash", measureHash},
+		{"hash-burst", measureHashBurst},
+		{"hash-gc", measureHashGC},
 		{"start", measureStart},
 	}
 }
@@ -79,11 +82,15 @@ const warmUp = 500 * time.Millisecond
 // compare gives each contender its turns, one after the other in each round, so that what else happens on the machine
 // happens to all. Contenders that are not installed have none.
 func (w *world) compare(ctx context.Context, contenders ...contender) (map[string]turns, error) {
+	return w.compareIn(ctx, w.rounds, contenders...)
+}
+
+func (w *world) compareIn(ctx context.Context, rounds int, contenders ...contender) (map[string]turns, error) {
 	if err := w.prepare(ctx); err != nil {
 		return nil, err
 	}
 	all := map[string]turns{}
-	for range w.rounds {
+	for range rounds {
 		for _, c := range contenders {
 			if c.lacks != "" {
 				continue

@@ -48,10 +48,12 @@ type world struct {
 	servers *servers
 	cert    string // digest of the certificate
 	token   string // of alice, who may read everything
+	writer  string // the token of ci
 
 	adminAddr, opaAddr string
 	details            []detail
 	prepared           bool
+	hashPrepared       bool
 }
 
 func newWorld(ctx context.Context, o options) (*world, error) {
@@ -115,7 +117,7 @@ func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 // missing says which peers were left out, and how to get them.
 func (w *world) missing() (list []string) {
 	s := w.servers
-	for _, p := range []server{s.nginx, s.guarded, s.caddy, s.openssh} {
+	for _, p := range []server{s.nginx, s.guarded, s.caddy, s.openssh, s.hash.reference} {
 		if p.lacks != "" {
 			list = append(list, p.name+" was left out. It needs: "+p.lacks)
 		}
@@ -168,9 +170,13 @@ func writePEM(path, kind string, der []byte) error {
 
 // objectName is the name of the n-th object.
 func objectName(recipe string, n int) string {
-	h := sha256.Sum256([]byte(recipe + strconv.Itoa(n)))
-	hash := hex.EncodeToString(h[:])
+	hash := objectHash(recipe, n)
 	return fmt.Sprintf("universal/%s/%s/sstate:%s%05d-native:x86_64-linux:1.0:r0:x86_64:14:%s_populate_sysroot.tar.zst", hash[:2], hash[2:4], recipe, n, hash)
+}
+
+func objectHash(recipe string, n int) string {
+	h := sha256.Sum256([]byte(recipe + strconv.Itoa(n)))
+	return hex.EncodeToString(h[:])
 }
 
 func smallName(n int) string { return objectName("small", n) }
@@ -268,8 +274,12 @@ https:
   tls: {cert: cert.pem, key: key.pem}
 ssh: {listen: %[4]q, host_keys: [host_key]}
 admin: {listen: %[2]q}
+hash:
+  listeners:
+    - {listen: %[5]q, zone: main}
+    - {listen: %[6]q, zone: main, websocket: true}
 zones:
-  - {name: main, mirror: %[3]q, writers: {users: [git.example.com/ci]}, signers: [ci]}
+  - {name: main, mirror: %[3]q, writers: {users: [git.example.com/ci]}, admins: {users: [git.example.com/ci]}, signers: [ci]}
 signers:
   keys: [{identity: ci, file: ci.pub}]
 forges:
@@ -304,7 +314,8 @@ func (w *world) writeGateFiles(context.Context) error {
 	return errors.Join(
 		writePEM(w.path("ci.pub"), "PUBLIC KEY", publicDER), writePEM(w.path("ci.key"), "PRIVATE KEY", privateDER),
 		os.WriteFile(w.path("forge.yaml"), fmt.Appendf(nil, gateForge, strings.TrimSpace(readText(w.path("alice.pub")))), 0o600),
-		os.WriteFile(w.path("lychgate.yaml"), fmt.Appendf(nil, gateConfig, w.servers.gate.addr, w.adminAddr, mirror, w.servers.ssh.addr), 0o600))
+		os.WriteFile(w.path("lychgate.yaml"), fmt.Appendf(nil, gateConfig, w.servers.gate.addr, w.adminAddr, mirror, w.servers.ssh.addr,
+			w.servers.hash.gate.addr, w.servers.hash.gateWeb.addr), 0o600))
 }
 
 // publish writes every object through the gate: the large one once by an upload, everything else where it lies.
@@ -360,8 +371,8 @@ type publisher struct {
 }
 
 func (p *publisher) open(ctx context.Context) error {
-	token, err := p.mint(ctx, "ci")
-	if err != nil {
+	var err error
+	if p.writer, err = p.mint(ctx, "ci"); err != nil {
 		return err
 	}
 	if p.world.token, err = p.mint(ctx, "alice"); err != nil {
@@ -370,7 +381,7 @@ func (p *publisher) open(ctx context.Context) error {
 	if p.signer, err = client.LoadSigner(client.SignerOptions{Key: p.path("ci.key")}); err != nil {
 		return err
 	}
-	p.client, err = client.New(client.Config{Gate: "https://" + p.servers.gate.addr, Token: authn.NewSecret(token), CAFile: p.path("ca.pem")})
+	p.client, err = client.New(client.Config{Gate: "https://" + p.servers.gate.addr, Token: authn.NewSecret(p.writer), CAFile: p.path("ca.pem")})
 	return err
 }
 

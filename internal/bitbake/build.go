@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -25,16 +26,26 @@ type result struct {
 	errors, warnings               []string
 	compiled                       []string // recipes
 	succeeded                      bool     // every task did, in the end
+	traceback                      bool     // Python's, anywhere
 }
 
-// build builds all recipes from nothing in a directory of its own. home is whose .netrc and ssh_config apply, mirror the lines
-// of configuration that point at one.
-func (w *world) build(ctx context.Context, name, home, mirror string) (result, error) {
+// order says what to build: all recipes, from nothing, in a directory of its own.
+type order struct {
+	name  string
+	home  string    // whose .netrc and ssh_config apply
+	conf  string    // lines of configuration beside buildConf: mirrors and servers
+	ca    string    // file of the authority that Python trusts; empty for the system's
+	watch io.Writer // gets BitBake's output as it comes; nil for nobody
+}
+
+// build builds.
+func (w *world) build(ctx context.Context, o order) (result, error) {
+	name, home := o.name, o.home
 	r := result{dir: w.path("builds/" + name)}
 	layers := fmt.Sprintf("BBPATH = \"${TOPDIR}\"\nBBFILES = \"\"\nBBLAYERS = \"%s/meta %s\"\n", w.o.oecore, w.path("layer"))
 	err := errors.Join(
 		w.write("builds/"+name+"/conf/bblayers.conf", layers),
-		w.write("builds/"+name+"/conf/local.conf", buildConf+mirror),
+		w.write("builds/"+name+"/conf/local.conf", buildConf+o.conf),
 	)
 	if err != nil {
 		return r, err
@@ -46,13 +57,21 @@ func (w *world) build(ctx context.Context, name, home, mirror string) (result, e
 	cmd.Dir = r.dir
 	cmd.Env = []string{
 		"PATH=" + w.path("bin") + ":" + filepath.Join(w.o.bitbake, "bin") + ":" + os.Getenv("PATH"), "HOME=" + home,
-		"BBPATH=" + r.dir, "LC_ALL=en_US.UTF-8", "LOCPATH=" + w.path("locale"), "BB_ENV_PASSTHROUGH_ADDITIONS=LOCPATH",
+		"BBPATH=" + r.dir, "LC_ALL=en_US.UTF-8", "LOCPATH=" + w.path("locale"),
+		"BB_ENV_PASSTHROUGH_ADDITIONS=LOCPATH SSL_CERT_FILE",
+	}
+	if o.ca != "" {
+		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+o.ca)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = time.Minute
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout = io.Writer(&out)
+	if o.watch != nil {
+		cmd.Stdout = io.MultiWriter(&out, o.watch)
+	}
+	cmd.Stderr = cmd.Stdout
 	start := time.Now()
 	err = cmd.Run()
 	r.took, r.exit = time.Since(start), cmd.ProcessState.ExitCode()
@@ -90,6 +109,7 @@ func (r *result) read(output string) {
 	for _, m := range compiled.FindAllStringSubmatch(output, -1) {
 		r.compiled = append(r.compiled, m[1])
 	}
+	r.traceback = strings.Contains(output, "Traceback (most recent call last)")
 	r.succeeded = strings.Contains(output, " and all succeeded.")
 }
 

@@ -4,87 +4,58 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/lychgate/lychgate/gateway/audit"
 	"github.com/lychgate/lychgate/internal/gwtest/loopback"
+	"github.com/lychgate/lychgate/internal/gwtest/server"
 )
 
 // gate is a gate that runs: the quickstart, whose forge lets alice and ci read every repository, and bob those below public/.
 type gate struct {
 	w                 *world
+	name              string // of its directory and its log
 	https, ssh, admin string // addresses
-	cmd               *exec.Cmd
-	done              chan error
+	process           *server.Process
 }
 
 // startGate starts the gate on free ports and waits until it is open.
-func startGate(ctx context.Context, w *world) (*gate, error) {
-	g := &gate{w: w, done: make(chan error, 1)}
+func startGate(ctx context.Context, w *world, name string) (*gate, error) {
+	g := &gate{w: w, name: name}
 	for _, address := range []*string{&g.https, &g.ssh, &g.admin} {
 		var err error
 		if *address, err = loopback.Free(); err != nil {
 			return nil, err
 		}
 	}
-	log, err := os.Create(w.path("gate.log"))
+	opened := func() bool {
+		text, _ := os.ReadFile(w.path(name + ".log"))
+		return strings.Contains(string(text), "\nThe gate is open")
+	}
+	var err error
+	g.process, err = server.Start(ctx, w.dir, name, nil, opened,
+		w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
 	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	g.cmd = exec.Command(w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
-	g.cmd.Stdout, g.cmd.Stderr = log, log
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := g.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() { g.done <- g.cmd.Wait() }()
-	if err := g.await(ctx); err != nil {
-		g.stop()
 		return nil, err
 	}
 	return g, nil
 }
 
-// await returns when the gate says that it is open.
-func (g *gate) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		text, err := os.ReadFile(g.w.path("gate.log"))
-		if err != nil || strings.Contains(string(text), "\nThe gate is open") {
-			return err
-		}
-		select {
-		case err := <-g.done:
-			g.done <- err
-			return fmt.Errorf("the gate ended: %w: %s", err, text)
-		case <-ctx.Done():
-			return fmt.Errorf("the gate does not open: %w: %s", ctx.Err(), text)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
+func (g *gate) stop() { g.process.Stop() }
 
-// stop ends the gate, and by force if it takes longer than a minute.
-func (g *gate) stop() {
-	_ = g.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-g.done:
-	case <-time.After(time.Minute):
-		_ = g.cmd.Process.Kill()
-		<-g.done
-	}
-}
+func (g *gate) path(name string) string { return g.w.path(g.name + "/" + name) }
 
-func (g *gate) path(name string) string { return g.w.path("gate/" + name) }
+// ready reports whether the gate says that it is.
+func (g *gate) ready() bool {
+	res, err := http.Get("http://" + g.admin + "/readyz")
+	if err != nil {
+		return false
+	}
+	return res.Body.Close() == nil && res.StatusCode == http.StatusOK
+}
 
 // push publishes a cache as CI would.
 func (g *gate) push(ctx context.Context, dir string) error {

@@ -1,5 +1,6 @@
 // Bitbake runs real, unmodified BitBake against a gate: it makes a small build of its own, publishes its cache, and builds from
-// nothing as a user who may read all and as one who may not, through https, ssh and sftp mirrors.
+// nothing as a user who may read all and as one who may not, through https, ssh and sftp mirrors, and with the gate as its hash
+// equivalence server.
 //
 //	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
 //
@@ -53,7 +54,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.bitbake, "bitbake", "", "`directory` of a BitBake checkout")
 	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
-	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, ...) matches `regexp`")
+	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, ...) matches `regexp`")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
 	if err := flags.Parse(args); err != nil {
@@ -111,7 +112,7 @@ func checkTools() error {
 	return nil
 }
 
-// run makes the world, fills the gate, and builds through each mirror as each user.
+// run makes the world and the builds.
 func run(ctx context.Context, o options) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -123,19 +124,34 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
+	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
+	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
+	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err, faults)
+}
+
+// matching returns the builds whose names match.
+func matching[B interface{ name() string }](only *regexp.Regexp, all []B) (list []B) {
+	for _, b := range all {
+		if only.MatchString(b.name()) {
+			list = append(list, b)
+		}
+	}
+	return list
+}
+
+// tryMirrors fills a gate, and builds through each mirror as each user.
+func tryMirrors(ctx context.Context, w *world, builds []build) (rows []row, err error) {
+	if len(builds) == 0 {
+		return nil, nil
+	}
 	t, err := newTrial(ctx, w)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer t.gate.stop()
-	var rows []row
-	for _, c := range cases() {
-		if !o.only.MatchString(c.name()) {
-			continue
-		}
-		r, faults := t.try(ctx, c)
-		rows = append(rows, r)
-		err = errors.Join(err, faults)
+	for _, b := range builds {
+		r, faults := t.try(ctx, b)
+		rows, err = append(rows, r), errors.Join(err, faults)
 	}
-	return errors.Join(writeTable(os.Stdout, rows), err)
+	return rows, err
 }

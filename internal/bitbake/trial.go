@@ -31,7 +31,7 @@ func newTrial(ctx context.Context, w *world) (*trial, error) {
 	if err := w.home("nobody", "", ""); err != nil {
 		return nil, err
 	}
-	r, err := w.build(ctx, "first", w.path("homes/nobody"), "")
+	r, err := w.build(ctx, order{name: "first", home: w.path("homes/nobody")})
 	if err != nil {
 		return nil, fmt.Errorf("first build: %w", err)
 	}
@@ -50,7 +50,7 @@ func newTrial(ctx context.Context, w *world) (*trial, error) {
 			t.wanted[recipeOf(name)]++
 		}
 	}
-	if t.gate, err = startGate(ctx, w); err != nil {
+	if t.gate, err = startGate(ctx, w, "gate"); err != nil {
 		return nil, err
 	}
 	if err := t.gate.push(ctx, t.cache); err != nil {
@@ -109,7 +109,7 @@ func (b build) reads(r recipe) bool {
 
 // row is a line of the table.
 type row struct {
-	build  build
+	label  string // the build's name
 	result result
 	same   int // objects restored, with the same bytes
 	counts counts
@@ -130,7 +130,7 @@ func (t *trial) try(ctx context.Context, b build) (row, error) {
 
 // measure makes one build.
 func (t *trial) measure(ctx context.Context, b build) (row, error) {
-	r := row{build: b}
+	r := row{label: b.name()}
 	if err := t.equip(ctx, b); err != nil {
 		return r, err
 	}
@@ -142,7 +142,7 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.result, err = t.w.build(ctx, b.name(), t.w.path("homes/"+b.name()), t.mirror(b)); err != nil {
+	if r.result, err = t.w.build(ctx, order{name: b.name(), home: t.w.path("homes/" + b.name()), conf: t.mirror(b)}); err != nil {
 		return r, err
 	}
 	if r.counts, err = t.gate.counts(ctx); err != nil {
@@ -289,7 +289,7 @@ func writeTable(w io.Writer, rows []row) error {
 				seen = append(seen, fmt.Sprintf("%s: %d", what, n))
 			}
 		}
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", r.build.name(), r.result.wanted, r.result.mirrors, r.result.missed,
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", r.label, r.result.wanted, r.result.mirrors, r.result.missed,
 			r.result.exit, len(r.result.errors), r.same, r.result.took.Round(time.Second).Seconds(), strings.Join(seen, ", "))
 	}
 	return table.Flush()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lychgate/lychgate/internal/gwtest/hashref"
 )
 
 // recipe is a recipe of the layer. Its work is to write its sources, and those of the recipe it uses, into one file.
@@ -32,16 +34,21 @@ func recipes() []recipe {
 
 // world is a directory with a layer, its repositories, a locale, programs in front of OpenSSH's, and the builds.
 type world struct {
-	o   options
-	dir string
+	o         options
+	dir       string
+	reference hashref.Reference
 }
 
 func newWorld(ctx context.Context, o options) (*world, error) {
+	ref, err := hashref.Find(ctx, o.bitbake)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "lychgate-bitbake")
 	if err != nil {
 		return nil, err
 	}
-	w := &world{o: o, dir: dir}
+	w := &world{o: o, dir: dir, reference: ref}
 	if err := w.make(ctx); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
@@ -68,7 +75,7 @@ func (w *world) make(ctx context.Context) error {
 			return fmt.Errorf("recipe %s: %w", r.name, err)
 		}
 	}
-	return w.wrapOpenSSH()
+	return errors.Join(w.wrapOpenSSH(), os.Symlink(w.reference.Python, w.path("bin/python3")))
 }
 
 var seriesNames = regexp.MustCompile(`(?m)^LAYERSERIES_CORENAMES = "([^"]*)"$`)
@@ -181,7 +188,9 @@ SRC_URI = "git://git.example.com/%s.git;protocol=https;branch=main"
 SRCREV = "%s"
 INHIBIT_DEFAULT_DEPS = "1"
 DEPENDS = "%s"
+REMARK ?= ":"
 do_compile() {
+	${REMARK}
 	cat %s >result.txt
 }
 `

@@ -24,7 +24,7 @@ var (
 )
 
 // reserved are the first path segments that the https door keeps for itself.
-var reserved = []string{"v1", "healthz", "readyz", "metrics", ".well-known"}
+var reserved = []string{"v1", "hash", "healthz", "readyz", "metrics", ".well-known"}
 
 // check finds contradictions between keys. It returns the audience's host name, or "" when there is none.
 func (p *parser) check(c *Config) string {
@@ -40,6 +40,7 @@ func (p *parser) check(c *Config) string {
 	signers := p.checkSigners(c.Signers)
 	p.checkZones(c, forges, signers)
 	p.checkSSH(c, forges)
+	p.checkHash(c, forges)
 	p.checkOIDC(c, forges)
 	p.checkPublic(c.Public)
 	p.checkCertificates(c, forges)
@@ -442,6 +443,10 @@ func (p *parser) checkBounds(c *Config) {
 		{"ssh.connections_per_address", int64(c.SSH.ConnectionsPerAddress), 1, 1 << 20, number},
 		{"ssh.connections_per_principal", int64(c.SSH.ConnectionsPerPrincipal), 1, 1 << 20, number},
 		{"ssh.idle", int64(c.SSH.Idle), second, 24 * hour, duration},
+		{"hash.memory", int64(c.Hash.Memory), 1 << 20, 1 << 40, size},
+		{"hash.connections", int64(c.Hash.Connections), 1, 1 << 20, number},
+		{"hash.connections_per_address", int64(c.Hash.ConnectionsPerAddress), 1, 1 << 20, number},
+		{"hash.idle", int64(c.Hash.Idle), second, 7 * 24 * hour, duration},
 		{"tokens.life", int64(c.Tokens.Life), minute, 31 * 24 * hour, duration},
 		{"tokens.ci_life", int64(c.Tokens.CILife), minute, 7 * 24 * hour, duration},
 		{"limits.header_read", int64(l.HeaderRead), second / 10, minute, duration},

@@ -29,6 +29,8 @@ type Config struct {
 	HTTPS HTTPS `yaml:"https"`
 	// SSH is the door for SFTP, scp and a few commands. Default closed.
 	SSH SSH `yaml:"ssh"`
+	// Hash is hash equivalence: where it is kept, and listeners beside the https and ssh doors.
+	Hash Hash `yaml:"hash"`
 	// OIDC are the providers of ID tokens that people and CI jobs sign in with. Default none.
 	OIDC []OIDCIssuer `yaml:"oidc"`
 	// Admin is the listener for health and metrics. It never serves artifacts.
@@ -116,6 +118,8 @@ type Zone struct {
 	// Review marks a zone for builds that nobody vouches for: CI jobs of branches that nobody protects, of forks and of merge or
 	// pull requests write there and nowhere else. No other zone may have it as its base. Default false.
 	Review bool `yaml:"review"`
+	// Hash is hash equivalence in the zone.
+	Hash ZoneHash `yaml:"hash"`
 	// Writers may write to the zone. Default nobody.
 	Writers Members `yaml:"writers"`
 	// Admins may explain and administer the zone. Default nobody.
@@ -267,6 +271,7 @@ func defaults() *Config {
 		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate"},
 		Admin:  Admin{Listen: "127.0.0.1:9443"},
 		SSH:    SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
+		Hash:   Hash{Memory: 512 << 20, Connections: 10000, ConnectionsPerAddress: 4096, Idle: 24 * time.Hour},
 		Tokens: Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
 		Audit:  Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{
@@ -285,6 +290,9 @@ func (c *Config) fill(audienceHost string) {
 	}
 	if c.Blobs.IsZero() {
 		c.Blobs = Location{Scheme: "dir", Value: c.under("blobs")}
+	}
+	if c.Hash.Database.IsZero() {
+		c.Hash.Database = Location{Scheme: "sqlite", Value: c.under("hashes.db")}
 	}
 	if c.Audit.Dir == "" {
 		c.Audit.Dir = Path(c.under("audit"))
@@ -329,6 +337,11 @@ func (c *Config) principals() (all []*Principal) {
 	for i := range c.SSH.Authorities {
 		for j := range c.SSH.Authorities[i].Rules {
 			all = append(all, &c.SSH.Authorities[i].Rules[j].Principal)
+		}
+	}
+	for i := range c.Hash.Listeners {
+		if l := &c.Hash.Listeners[i]; l.Principal != (Principal{}) {
+			all = append(all, &l.Principal)
 		}
 	}
 	for i := range c.OIDC {

@@ -40,7 +40,11 @@ func TestDefaults(t *testing.T) {
 			Listen: ":8443", Mount: "/sstate", Audience: "https://gate.example.com",
 			Names: []string{"gate.example.com"}, TLS: config.TLS{DevelopmentCA: true},
 		},
-		SSH:    config.SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
+		SSH: config.SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
+		Hash: config.Hash{
+			Database: config.Location{Scheme: "sqlite", Value: "/var/lib/lychgate/hashes.db"}, Memory: 512 << 20,
+			Connections: 10000, ConnectionsPerAddress: 4096, Idle: 24 * time.Hour,
+		},
 		Admin:  config.Admin{Listen: "127.0.0.1:9443"},
 		Zones:  []config.Zone{{Name: "main"}},
 		Forges: []config.Forge{{Name: "git.example.com", Type: "static", File: "/etc/lychgate/users.yaml"}},
@@ -151,8 +155,8 @@ var bad = []struct{ name, doc, want string }{
 	{"empty", "", `1:1: the document is empty (lychgate config example prints one to start from)`},
 	{"only a comment", "# nothing\n", `1:1: the document is empty (lychgate config example prints one to start from)`},
 	{"null document", "---\n", `1:1: the document is empty (lychgate config example prints one to start from)`},
-	{"a list", "- a\n", `1:1: want keys and values here, found a list (known keys: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
-	{"a word", "lychgate\n", `1:1: want keys and values here, found a single value (known keys: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
+	{"a list", "- a\n", `1:1: want keys and values here, found a list (known keys: node, state, database, blobs, https, ssh, hash, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
+	{"a word", "lychgate\n", `1:1: want keys and values here, found a single value (known keys: node, state, database, blobs, https, ssh, hash, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
 	{"not UTF-8", minimal + "node: \xff\n", `1:1: not UTF-8 text (is this the right file?)`},
 	{"too long", minimal + strings.Repeat("#", config.MaxSize), `1:1: longer than 1048576 bytes (is this the right file?)`},
 	{"tab indent", "https:\n\tlisten: \":1\"\n", `2: not YAML: found character that cannot start any token (indent with spaces, and quote text that holds ': ' or ' #')`},
@@ -163,7 +167,7 @@ var bad = []struct{ name, doc, want string }{
 	{"alias bomb", minimal + "public: [&a x, *a, *a]\n", `8:10: public[0]: anchors and aliases are not supported (write the value out)
 8:16: public[1]: anchors and aliases are not supported (write the value out)
 8:20: public[2]: anchors and aliases are not supported (write the value out)`},
-	{"merge key", minimal + "<<: {node: b}\n", `8:1: <<: unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
+	{"merge key", minimal + "<<: {node: b}\n", `8:1: <<: unknown key (known keys here: node, state, database, blobs, https, ssh, hash, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
 	{"tag", minimal + "node: !!binary Z2F0ZQ==\n", `8:1: node: the tag !!binary is not supported (remove it)`},
 	{"duplicate key", minimal + "node: a\nnode: b\n", `9:1: node: given twice; the first is on line 8 (keep one)`},
 	{"duplicate section", minimal + "zones: []\n", `8:1: zones: given twice; the first is on line 4 (keep one)`},
@@ -172,8 +176,8 @@ var bad = []struct{ name, doc, want string }{
 	{"unknown key, far", minimal + "tokens: {password: x}\n", `8:10: tokens.password: unknown key (known keys here: key, life, ci_life)`},
 	{"key in other case", minimal + "Node: a\n", `8:1: Node: unknown key (did you mean "node"?)`},
 	{"key with long s", minimal + "\u017ftate: /x\n", `8:1: "\u017ftate": unknown key (did you mean "state"?)`},
-	{"key is a list", minimal + "? [a]\n: b\n", `8:3: "": unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
-	{"escape in key", minimal + "\"a\\e[31m\": b\n", `8:1: "a\x1b[31m": unknown key (known keys here: node, state, database, blobs, https, ssh, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
+	{"key is a list", minimal + "? [a]\n: b\n", `8:3: "": unknown key (known keys here: node, state, database, blobs, https, ssh, hash, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
+	{"escape in key", minimal + "\"a\\e[31m\": b\n", `8:1: "a\x1b[31m": unknown key (known keys here: node, state, database, blobs, https, ssh, hash, oidc, admin, zones, signers, forges, redis, public, tokens, certificates, policy, audit, limits)`},
 	{"no value", minimal + "node:\n", `8:1: node: has no value (give it one, or remove the key to get the default)`},
 	{"null value", minimal + "state: ~\n", `8:1: state: has no value (give it one, or remove the key to get the default)`},
 	{"list without value", minimal + "public:\n", `8:1: public: has no value (write [] for none, or remove the key)`},
@@ -325,6 +329,23 @@ var bad = []struct{ name, doc, want string }{
 	{"too much grace", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: 169h\n"), `4:21: https.client_crl_grace: 169h0m0s is out of range (from 0s to 168h0m0s)`},
 	{"grace before the end", replace("https:\n", "https:\n  client_ca: c\n  client_crls: [\"file:a\"]\n  client_crl_grace: -1s\n"), `4:21: https.client_crl_grace: -1s is out of range (from 0s to 168h0m0s)`},
 	{"grace for nothing", replace("https:\n", "https:\n  client_ca: c\n  client_crl_grace: 1h\n"), `3:21: https.client_crl_grace: for revocation lists, and there are none (give https.client_crls, or remove it)`},
+	{"hash listener of no zone", minimal + "hash: {listeners: [{listen: \"127.0.0.1:1\"}]}\n", `8:20: hash.listeners[0].zone: required, and not given (the zone that is served)`},
+	{"hash listener of another zone", minimal + "hash: {listeners: [{listen: \"127.0.0.1:1\", zone: mian}]}\n", `8:50: hash.listeners[0].zone: no zone is named "mian" (did you mean "main"?)`},
+	{"hash listener nowhere", minimal + "hash: {listeners: [{zone: main}]}\n", `8:20: hash.listeners[0].listen: required, and not given (such as 127.0.0.1:8686, or unix:PATH)`},
+	{"hash in the clear", minimal + "hash: {listeners: [{listen: \":1\", zone: main}]}\n", `8:29: hash.listeners[0].listen: hash equivalence in the clear beyond this machine (listen on 127.0.0.1 or [::1], or give tls: true)`},
+	{"hash twice", minimal + "hash: {listeners: [{listen: \"127.0.0.1:1\", zone: main}, {listen: \"127.0.0.1:1\", zone: main}]}\n", `8:66: hash.listeners[1].listen: "127.0.0.1:1" is given twice (names are unique: rename or remove one)`},
+	{"hash on the https door", minimal + "hash: {listeners: [{listen: \":8443\", zone: main, tls: true}]}\n", `8:29: hash.listeners[0].listen: https.listen is :8443 already (choose another port)`},
+	{"hash on a relative socket", minimal + "hash: {listeners: [{listen: \"unix:s\", zone: main}]}\n", `8:29: hash.listeners[0].listen: a socket's path that is not absolute (write unix:/run/lychgate/hash.sock)`},
+	{"hash on a socket with TLS", minimal + "hash: {listeners: [{listen: \"unix:/s\", zone: main, tls: true}]}\n", `8:57: hash.listeners[0].tls: TLS on a socket of this machine (remove it)`},
+	{"everybody by TLS", minimal + "hash: {listeners: [{listen: \":1\", zone: main, tls: true, principal: {id: a}}]}\n", `8:58: hash.listeners[0].principal: everybody who can reach a TLS listener would be that principal (remove it: clients sign in; or listen on this machine alone)`},
+	{"hash listener for an unknown forge", minimal + "hash: {listeners: [{listen: \"127.0.0.1:1\", zone: main, principal: {id: a, forge: git.example.org}}]}\n", `8:82: hash.listeners[0].principal.forge: no forge is named "git.example.org" (did you mean "git.example.com"?)`},
+	{"hash in a directory", minimal + "hash: {database: \"dir:x\"}\n", `8:18: hash.database: cannot be kept at dir: (write sqlite:)`},
+	{"hash without memory", minimal + "hash: {memory: 0}\n", `8:16: hash.memory: 0B is out of range (from 1MiB to 1TiB)`},
+	{"hash server that is none", replace("- name: main", "- {name: main, hash: {upstream: \"https://h\"}}"), `5:35: zones[0].hash.upstream: not the address of a hash equivalence server (write HOST:PORT, unix://PATH, ws://HOST:PORT/PATH or wss://HOST/PATH, without user and password)`},
+	{"hash server with a password", replace("- name: main", "- {name: main, hash: {upstream: \"wss://u:hunter2@h\"}}"), `5:35: zones[0].hash.upstream: not the address of a hash equivalence server (write HOST:PORT, unix://PATH, ws://HOST:PORT/PATH or wss://HOST/PATH, without user and password)`},
+	{"hash user without a server", replace("- name: main", "- {name: main, hash: {user: u, password: \"env:P\"}}"), `5:31: zones[0].hash.user: for an upstream, and there is none (give upstream, or remove it)`},
+	{"hash user without a password", replace("- name: main", "- {name: main, hash: {upstream: \"h:1\", user: u}}"), `5:18: zones[0].hash.password: user and password come together (give both or none)`},
+	{"hash authority without TLS", replace("- name: main", "- {name: main, hash: {upstream: \"h:1\", ca: c}}"), `5:46: zones[0].hash.ca: an upstream without TLS shows no certificate (remove it, or write wss://)`},
 	{"bundle and switch", minimal + "policy: {bundle: p, transitive: true}\n", `8:33: policy.transitive: a switch of the built-in rule, which policy.bundle replaces (remove one of the two)`},
 	{"audit mode", minimal + "audit: {sync: none}\n", `8:15: audit.sync: no such mode: "none" (batch or strict)`},
 	{"audit among the blobs", minimal + "audit: {dir: /var/lib/lychgate/blobs/audit}\n", `8:14: audit.dir: lies in the same place as blobs (give each a directory of its own)`},
@@ -481,7 +502,7 @@ func TestLoad(t *testing.T) {
 	}
 	want := []string{
 		"https.tls.cert", "https.tls.key", "https.client_ca",
-		"ssh.authorized_keys[0].file", "ssh.authorities[0].file", "oidc[0].people.users", "zones[0].mirror_credentials.password",
+		"ssh.authorized_keys[0].file", "ssh.authorities[0].file", "oidc[0].people.users", "zones[0].mirror_credentials.password", "zones[0].hash.password",
 		"signers.allowed_signers", "signers.keys[0].file", "forges[0].file",
 	}
 	if diff := cmp.Diff(want, missing); diff != "" {
@@ -492,6 +513,7 @@ func TestLoad(t *testing.T) {
 		write(name, "x\n", 0o644)
 	}
 	write("tls/gate.key", "x\n", 0o640)
+	write("secrets/hashserv-password", "hunter2\n", 0o600)
 	write("secrets/mirror-password", "hunter2\n", 0o644)
 	_, err = config.Load(path)
 	before, _, _ := strings.Cut(string(config.Example()), "      password: ")

@@ -56,6 +56,7 @@ func (p *parser) checkFiles(c *Config) {
 	p.tlsFiles("admin.tls", c.Admin.TLS)
 	p.file("signers.allowed_signers", c.Signers.AllowedSigners)
 	p.checkSSHFiles(&c.SSH)
+	p.checkHashFiles(c)
 	p.checkOIDCFiles(c)
 	for i, k := range c.Signers.Keys {
 		p.file(fmt.Sprintf("signers.keys[%d].file", i), k.File)

@@ -38,6 +38,8 @@ import (
 	"github.com/lychgate/lychgate/authz/source"
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/gateway/hashd"
+	"github.com/lychgate/lychgate/gateway/hashserv"
 	"github.com/lychgate/lychgate/gateway/httpd"
 	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/gateway/upstream"
@@ -90,7 +92,10 @@ type Options struct {
 	ForgeName    string         // of Provider; default Forge
 	Bus          forge.Bus      // and Shared: what this gate has in common with other nodes
 	Shared       forge.Shared
-	Uploads      gateway.Limits // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
+	Places       map[string]authn.Principal         // whom listeners stand for
+	Hash         func(zone string) gateway.HashZone // default: mappings in memory
+	HashDB       bool                               // default: mappings in SQLite
+	Uploads      gateway.Limits                     // default: 1 GiB an object, 1000 objects, 64 uploads for an hour
 }
 
 // Gate is a running gate.
@@ -100,6 +105,8 @@ type Gate struct {
 	Addr     string
 	SSHAddr  string // 127.0.0.1:PORT
 	HostKeys []ssh.Signer
+	HashDoor *hashd.Server
+	Hashes   *sqldb.Hashes // with Options.HashDB
 	Dir      string
 	CA       *devca.CA
 	DB       *sqldb.DB
@@ -150,6 +157,9 @@ func New(t testing.TB, o Options) *Gate {
 		g.mu.Unlock()
 		cancel()
 		stopped()
+		if g.Hashes != nil {
+			g.must(g.Hashes.Close(), "close the database of hash equivalence")
+		}
 		g.must(g.DB.Close(), "close the database")
 		g.must(g.Journal.Close(), "close the journal")
 	})
@@ -275,16 +285,22 @@ func (g *Gate) assemble(o Options) {
 	if o.Review {
 		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
 	}
+	if o.Hash == nil {
+		o.Hash = g.hashZone(o)
+	}
+	for i := range zones {
+		zones[i].Hash = o.Hash(zones[i].Name)
+	}
 	certificates, err := authn.NewCertificates(authn.CertificatesConfig{Rules: certificateRules(o)})
 	g.must(err, "make the certificate rules")
 	keys := g.sshKeys(o)
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
 	g.Gateway, err = gateway.New(gateway.Config{
-		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
+		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids, authn.Accounts{Store: g.DB, Epoch: g.Tokens.Epoch}, authn.Places(o.Places)}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -333,8 +349,10 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	if o.ClientCA {
 		clientCAs = g.CA.Pool()
 	}
+	g.HashDoor, err = hashd.New(hashd.Config{Gateway: g.Gateway, Protocol: hashserv.NewServer(hashserv.ServerConfig{})})
+	g.must(err, "make the hash door")
 	door, err := httpd.New(httpd.Config{
-		Gateway: g.Gateway, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
+		Gateway: g.Gateway, Hash: g.HashDoor, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
 		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
@@ -346,6 +364,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	behind, stopBehind := context.WithCancel(context.Background())
 	var doors, parts sync.WaitGroup
 	doors.Go(func() { _ = door.Serve(ctx, ln) })
+	doors.Go(func() { _ = g.HashDoor.Run(ctx) })
 	if o.SSH {
 		door, ln := g.sshDoor(o)
 		doors.Go(func() { _ = door.Serve(ctx, ln) })

@@ -23,7 +23,7 @@ func (g *Gate) sshDoor(o Options) (*sshd.Server, net.Listener) {
 	g.HostKeys, err = sshd.LoadHostKeys(g.Path("ssh"), nil)
 	g.must(err, "make a host key")
 	door, err := sshd.New(sshd.Config{
-		Gateway: g.Gateway, HostKeys: g.HostKeys, Audience: "https://gate.example.com", Limits: o.SSHLimits, Observe: o.SSHObserve,
+		Gateway: g.Gateway, HostKeys: g.HostKeys, Audience: "https://gate.example.com", Hash: g.HashDoor, HashZone: "main", Limits: o.SSHLimits, Observe: o.SSHObserve,
 		Log: slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the ssh door")

@@ -17,6 +17,10 @@ import (
 // parallelFrom is from how many new records on several connections read them.
 const parallelFrom = 10_000
 
+// collectEvery is after how many rows a long read collects its garbage. Left alone the collector would wait until there is as much
+// garbage as there are tables; they hold no pointers, so that looking for it takes no time.
+const collectEvery = 100_000
+
 // follower knows how far memory has followed the tables.
 type follower struct {
 	start time.Time    // of the DB
@@ -153,7 +157,9 @@ func (db *DB) pullRecords(ctx context.Context, tx *sql.Tx) error {
 		return nil
 	}
 	if first == 0 {
-		db.index.reserve(int(last))
+		if err := db.reserve(ctx, tx, int(last)); err != nil {
+			return err
+		}
 	}
 	// Other connections see at least what this transaction sees, and records up to last never change.
 	group, ctx := errgroup.WithContext(ctx)
@@ -172,23 +178,29 @@ func (db *DB) pullRecords(ctx context.Context, tx *sql.Tx) error {
 // pullRange reads the records with ids above from, up to to.
 func (db *DB) pullRange(ctx context.Context, q querier, from, to int64) error {
 	claims, words := uint32(len(*db.index.claims.Load())), uint32(len(*db.index.words.Load()))
-	var key, digest sql.RawBytes
+	var key, digest, hash sql.RawBytes
+	read := 0
 	return each(ctx, q, func(rows *sql.Rows) error {
+		if read++; read%collectEvery == 0 {
+			runtime.GC()
+		}
 		var e entry
 		var id, size int64
+		var zone uint32
 		var place provenance.Place
-		if err := rows.Scan(&id, &key, &digest, &size, &place, &e.claim, &e.writer, &e.time); err != nil {
+		if err := rows.Scan(&id, &key, &digest, &size, &place, &e.claim, &e.writer, &e.time, &zone, &hash); err != nil {
 			return err
 		}
 		whole := copy(e.key[:], key) == len(e.key) && copy(e.digest[:], digest) == len(e.digest)
-		if !whole || size < 0 || size > sizeMask || e.claim == 0 || e.claim >= claims || e.writer == 0 || e.writer >= words {
+		h, sound := zoneHash(e.key, hash, zone, words)
+		if !whole || !sound || size < 0 || size > sizeMask || e.claim == 0 || e.claim >= claims || e.writer == 0 || e.writer >= words {
 			return fmt.Errorf("record %d does not make sense: %w", id, ErrCorrupt)
 		}
 		e.size = uint64(size)
 		if place == provenance.Mirror {
 			e.size |= mirrorFlag
 		}
-		db.index.add(e)
+		db.index.add(e, h)
 		return nil
 	}, rangeRecords, from, to)
 }

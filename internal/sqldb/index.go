@@ -3,6 +3,7 @@ package sqldb
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"hash/maphash"
 	"math/bits"
 	"slices"
 	"sync"
@@ -53,6 +54,7 @@ const shards = 64
 // grows. Readers may be many; callers serialise [index.addWord] and [index.addClaim].
 type index struct {
 	shards [shards]shard
+	byHash hashIndex
 	// words and claims are by id, which counts from 1. They are replaced or appended to, never changed, so a
 	// slice of them stays good for as long as anybody holds it.
 	words  atomic.Pointer[[]string]
@@ -69,7 +71,7 @@ type shard struct {
 }
 
 func newIndex() *index {
-	x := new(index)
+	x := &index{byHash: hashIndex{seed: maphash.MakeSeed()}}
 	x.words.Store(&[]string{""})
 	x.claims.Store(&[]provenance.Claim{{}})
 	return x
@@ -77,11 +79,15 @@ func newIndex() *index {
 
 // reserve makes room for n records in all, before the first of them.
 func (x *index) reserve(n int) {
-	// Keys fall evenly: a shard that gets 3 % more than its share is beyond the third standard deviation.
-	each := n/shards*129/100 + 16
 	for i := range x.shards {
-		x.shards[i].entries = make([]entry, each)
+		x.shards[i].entries = make([]entry, roomFor(n))
 	}
+}
+
+// roomFor returns how long the table of each shard is to be, for n entries in all.
+func roomFor(n int) int {
+	// Keys fall evenly: a shard that gets 3 % more than its share is beyond the third standard deviation.
+	return n/shards*129/100 + 16
 }
 
 func (x *index) shard(key recordKey) *shard { return &x.shards[key[0]%shards] }
@@ -128,8 +134,15 @@ func (s *shard) find(key recordKey) (at int, ok bool) {
 	return at, false
 }
 
-// add enters a record whose claim and writer are in the index. Adding it again changes nothing.
-func (x *index) add(e entry) {
+// add enters a record whose claim and writer are in the index, and its unihash unless that is zero. Adding it again changes nothing.
+func (x *index) add(e entry, h hashEntry) {
+	if x.addRecord(e) && h.zone != 0 {
+		x.byHash.add(h)
+	}
+}
+
+// addRecord reports whether the record is new.
+func (x *index) addRecord(e entry) bool {
 	s := x.shard(e.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,6 +154,7 @@ func (x *index) add(e entry) {
 		s.entries[at] = e
 		s.used++
 	}
+	return !ok
 }
 
 func (s *shard) grow() {

@@ -19,12 +19,14 @@ import (
 const childEnv = "LYCHGATE_SQLDB_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	if path, first, ok := strings.Cut(os.Getenv(childEnv), "|"); ok {
-		if err := publishForever(path, first); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for env, forever := range map[string]func(path, first string) error{childEnv: publishForever, hashChildEnv: reportForever} {
+		if path, first, ok := strings.Cut(os.Getenv(env), "|"); ok {
+			if err := forever(path, first); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	os.Exit(m.Run())
 }
@@ -73,7 +75,11 @@ func TestKill(t *testing.T) {
 	const cycles = 30
 	for cycle := range cycles {
 		first := cycle * killStride
-		for _, n := range runAndKill(t, path, first, 1+rand.IntN(25)) {
+		for _, line := range runAndKill(t, fmt.Sprintf("%s=%s|%d", childEnv, path, first), 1+rand.IntN(25)) {
+			n, err := strconv.Atoi(line)
+			if err != nil {
+				t.Fatalf("child says %q", line)
+			}
 			acknowledged[n] = true
 		}
 		db, err := Open(t.Context(), Config{Path: path})
@@ -100,11 +106,11 @@ func TestKill(t *testing.T) {
 	t.Logf("%d publications acknowledged", len(acknowledged))
 }
 
-// runAndKill starts a child, kills it when it has acknowledged some publications, and returns all it had acknowledged.
-func runAndKill(t *testing.T, path string, first, some int) (acknowledged []int) {
+// runAndKill starts a child with env, kills it when it has acknowledged some writes, a line each, and returns all it had acknowledged.
+func runAndKill(t *testing.T, env string, some int) (acknowledged []string) {
 	t.Helper()
 	child := exec.CommandContext(t.Context(), os.Args[0])
-	child.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%d", childEnv, path, first))
+	child.Env = append(os.Environ(), env)
 	child.Stderr = os.Stderr
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -115,11 +121,7 @@ func runAndKill(t *testing.T, path string, first, some int) (acknowledged []int)
 	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		n, err := strconv.Atoi(lines.Text())
-		if err != nil {
-			t.Fatalf("child says %q", lines.Text())
-		}
-		if acknowledged = append(acknowledged, n); len(acknowledged) == some {
+		if acknowledged = append(acknowledged, lines.Text()); len(acknowledged) == some {
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +129,7 @@ func runAndKill(t *testing.T, path string, first, some int) (acknowledged []int)
 	}
 	child.Wait() // killed, which is its error
 	if len(acknowledged) < some {
-		t.Fatalf("child ended by itself after %d publications", len(acknowledged))
+		t.Fatalf("child ended by itself after %d writes", len(acknowledged))
 	}
 	return acknowledged
 }

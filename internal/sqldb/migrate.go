@@ -18,7 +18,7 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// applicationID marks the file as ours (SQLite file format, section 1.3.17): "LYCH".
+// applicationID marks the file as the gate's (SQLite file format, section 1.3.17): "LYCH".
 const applicationID = 0x4c594348
 
 type migration struct {
@@ -55,14 +55,32 @@ func loadMigrations(dir fs.FS) ([]migration, error) {
 	return all, nil
 }
 
+// upgrade brings the schema of a database up to date with the migrations in a directory. It tries again while others open the same new file.
+func upgrade(ctx context.Context, db *sql.DB, application int, files fs.FS, dir string, now time.Time) error {
+	sub, err := fs.Sub(files, dir)
+	if err != nil {
+		return err
+	}
+	migrations, err := loadMigrations(sub)
+	if err != nil {
+		return err
+	}
+	for range openTries {
+		if err = migrate(ctx, db, application, migrations, now); !errors.Is(classify(err), ErrBusy) {
+			break
+		}
+	}
+	return err
+}
+
 // migrate brings the schema up to the last of all, each step in a transaction of its own. A process that finds
 // another at it waits, and then finds the work done.
-func migrate(ctx context.Context, db *sql.DB, all []migration, now time.Time) error {
-	if err := claimFile(ctx, db); err != nil {
+func migrate(ctx context.Context, db *sql.DB, application int, all []migration, now time.Time) error {
+	if err := claimFile(ctx, db, application); err != nil {
 		return err
 	}
 	for {
-		done, err := migrateOnce(ctx, db, all, now)
+		done, err := migrateOnce(ctx, db, application, all, now)
 		if err != nil || done {
 			return err
 		}
@@ -70,12 +88,12 @@ func migrate(ctx context.Context, db *sql.DB, all []migration, now time.Time) er
 }
 
 // claimFile refuses a database that holds somebody else's tables.
-func claimFile(ctx context.Context, db *sql.DB) error {
+func claimFile(ctx context.Context, db *sql.DB, application int) error {
 	var id, tables int
 	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
 		return fmt.Errorf("read application id: %w", err)
 	}
-	if id == applicationID {
+	if id == application {
 		return nil
 	}
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
@@ -87,13 +105,13 @@ func claimFile(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-func migrateOnce(ctx context.Context, db *sql.DB, all []migration, now time.Time) (done bool, err error) {
+func migrateOnce(ctx context.Context, db *sql.DB, application int, all []migration, now time.Time) (done bool, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return false, fmt.Errorf("begin migration: %w", err)
 	}
 	defer tx.Rollback()
-	version, err := schemaVersion(ctx, tx)
+	version, err := schemaVersion(ctx, tx, application)
 	if err != nil {
 		return false, err
 	}
@@ -117,7 +135,7 @@ func migrateOnce(ctx context.Context, db *sql.DB, all []migration, now time.Time
 }
 
 // schemaVersion returns the newest migration applied, creating the table of them in an empty file.
-func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
+func schemaVersion(ctx context.Context, tx *sql.Tx, application int) (int, error) {
 	var version int
 	err := tx.QueryRowContext(ctx, selectVersion).Scan(&version)
 	if err == nil {
@@ -127,7 +145,7 @@ func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
 	if again := tx.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); again != nil || tables != 0 {
 		return 0, fmt.Errorf("read schema version: %w", errors.Join(err, again))
 	}
-	if _, err := tx.ExecContext(ctx, createVersions); err != nil {
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf(createVersions, application)); err != nil {
 		return 0, fmt.Errorf("create schema version: %w", err)
 	}
 	return 0, nil

@@ -130,7 +130,11 @@ func (w *publisher) insert(ctx context.Context, r *provenance.Record, key record
 	if err != nil {
 		return fmt.Errorf("intern zone: %w", err)
 	}
-	id, err := w.one(ctx, insertRecord, key[:], r.Digest[:], r.Size, int(r.Place), claim, writer, r.Time.UnixNano(), zone)
+	hash, err := hashOf(r.Ref)
+	if err != nil {
+		return err
+	}
+	id, err := w.one(ctx, insertRecord, key[:], r.Digest[:], r.Size, int(r.Place), claim, writer, r.Time.UnixNano(), zone, hash)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,5 @@
 package sqldb
 
-import "fmt"
-
 // Every statement that is run, in one place, so that another dialect has one place to differ in.
 
 const (
@@ -11,19 +9,21 @@ const (
 	dataVersion = "PRAGMA data_version"
 )
 
-var createVersions = fmt.Sprintf(`PRAGMA application_id = %d;
+// createVersions wants the application's id.
+const createVersions = `PRAGMA application_id = %d;
 CREATE TABLE schema_version (
     version INTEGER PRIMARY KEY,
     name    TEXT NOT NULL,
     applied INTEGER NOT NULL -- microseconds since 1970
-) STRICT;`, applicationID)
+) STRICT;`
 
 // Following the tables.
 const (
 	newWords      = "SELECT id, text FROM words WHERE id > ? ORDER BY id"
 	newClaims     = "SELECT id, statement, sources, inputs, signer FROM claims WHERE id > ? ORDER BY id"
 	lastRecord    = "SELECT coalesce(max(id), 0) FROM records"
-	rangeRecords  = "SELECT id, key, digest, size, place, claim, writer, time FROM records WHERE id > ? AND id <= ? ORDER BY id"
+	rangeRecords  = "SELECT id, key, digest, size, place, claim, writer, time, zone, hash FROM records WHERE id > ? AND id <= ? ORDER BY id"
+	sampleHashes  = "SELECT count(hash), count(*) FROM (SELECT hash FROM records ORDER BY id DESC LIMIT 10000)"
 	newAmendments = `SELECT a.id, r.key, coalesce(a.claim, 0), coalesce(a.place, -1)
 FROM amendments a JOIN records r ON r.id = a.record WHERE a.id > ? ORDER BY a.id`
 	newTokens = "SELECT change, mac, id, principal, created, expires, note, revoked, epoch, once FROM tokens WHERE change > ? ORDER BY change"
@@ -40,8 +40,8 @@ const (
 	selectClaim    = "SELECT id FROM claims WHERE statement = ? AND sources = ? AND inputs = ? AND signer = ?"
 	selectRecord   = `SELECT r.id, r.digest, coalesce((SELECT min(a.place) FROM amendments a WHERE a.record = r.id), r.place)
 FROM records r WHERE r.key = ?`
-	insertRecord = `INSERT INTO records (key, digest, size, place, claim, writer, time, zone)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`
+	insertRecord = `INSERT INTO records (key, digest, size, place, claim, writer, time, zone, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`
 	insertName = "INSERT INTO names (zone, path, part, kind, record) VALUES (?, ?, ?, ?, ?)"
 	// addsNothing asks whether claim ?1 repeats one that record ?2 has, or the record has ?3 of them.
 	addsNothing = `SELECT count(*) >= ?3 OR coalesce(max(c.sources = n.sources AND c.inputs = n.inputs AND c.signer = n.signer), 0)
@@ -61,6 +61,8 @@ const (
 	selectInputs   = `SELECT c.inputs FROM records r JOIN claims c ON c.id = r.claim WHERE r.digest = ?1 AND r.zone = ?2
 UNION SELECT c.inputs FROM records r JOIN amendments a ON a.record = r.id JOIN claims c ON c.id = a.claim
 WHERE r.digest = ?1 AND r.zone = ?2`
+	selectName = `SELECT n.zone, n.path, n.part, n.kind FROM records r JOIN names n ON n.record = r.id AND n.part = 0 AND n.kind = 1
+WHERE r.key = ?`
 	// The row values walk names in the order of its primary key, one page at a time.
 	pageNames = `SELECT zone, path, part, kind FROM names
 WHERE (zone, path, part, kind) > (?, ?, ?, ?) ORDER BY zone, path, part, kind LIMIT ?`
@@ -86,4 +88,14 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(change), 0) + 1 FROM tok
 const (
 	insertLink = "INSERT INTO links (issuer, subject, principal, created) VALUES (?, ?, ?, ?)"
 	selectLink = "SELECT principal FROM links WHERE issuer = ? AND subject = ?"
+)
+
+// Accounts.
+const (
+	selectAccount  = "SELECT zone, name, permissions, token, principal, epoch, created FROM accounts WHERE zone = ? AND name = ?"
+	selectAccounts = "SELECT zone, name, permissions, token, principal, epoch, created FROM accounts WHERE zone = ? ORDER BY name"
+	insertAccount  = `INSERT INTO accounts (zone, name, permissions, token, principal, epoch, created)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	updateAccount = "UPDATE accounts SET permissions = ?, token = ? WHERE zone = ? AND name = ?"
+	deleteAccount = "DELETE FROM accounts WHERE zone = ? AND name = ?"
 )

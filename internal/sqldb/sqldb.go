@@ -69,16 +69,6 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 }
 
 func open(ctx context.Context, cfg Config) (_ *DB, err error) {
-	if cfg.Path == "" {
-		return nil, errors.New("no path is configured")
-	}
-	path, err := filepath.Abs(cfg.Path)
-	if err != nil {
-		return nil, err
-	}
-	if err := createFile(path); err != nil {
-		return nil, err
-	}
 	db := &DB{now: cfg.Now, log: cfg.Logger, index: newIndex()}
 	if db.now == nil {
 		db.now = time.Now
@@ -87,19 +77,37 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 		db.log = slog.New(slog.DiscardHandler)
 	}
 	db.follow.start = db.now()
-	if db.writer, err = openPool(path, 1, url.Values{
-		"_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_foreign_keys": {"1"}, "_txlock": {"immediate"},
-		"_pragma": {"journal_size_limit(67108864)"},
-	}); err != nil {
+	if db.writer, db.reader, err = openFile(cfg.Path); err != nil {
 		return nil, err
-	}
-	if db.reader, err = openPool(path, readers+1, url.Values{"_query_only": {"1"}}); err != nil {
-		return nil, errors.Join(err, db.writer.Close())
 	}
 	if err := db.load(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// openFile opens the connections to a database file, and makes it when it is absent.
+func openFile(name string) (writer, reader *sql.DB, err error) {
+	if name == "" {
+		return nil, nil, errors.New("no path is configured")
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := createFile(path); err != nil {
+		return nil, nil, err
+	}
+	if writer, err = openPool(path, 1, url.Values{
+		"_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_foreign_keys": {"1"}, "_txlock": {"immediate"},
+		"_pragma": {"journal_size_limit(67108864)"},
+	}); err != nil {
+		return nil, nil, err
+	}
+	if reader, err = openPool(path, readers+1, url.Values{"_query_only": {"1"}}); err != nil {
+		return nil, nil, errors.Join(err, writer.Close())
+	}
+	return writer, reader, nil
 }
 
 // createFile makes an absent file with a mode that keeps others out, which SQLite gives to its companions too, and
@@ -139,20 +147,7 @@ func openPool(path string, size int, query url.Values) (*sql.DB, error) {
 
 // load brings the schema up to date and reads the tables into memory.
 func (db *DB) load(ctx context.Context) (err error) {
-	sub, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		return err
-	}
-	migrations, err := loadMigrations(sub)
-	if err != nil {
-		return err
-	}
-	for range openTries {
-		if err = migrate(ctx, db.writer, migrations, db.now()); !errors.Is(classify(err), ErrBusy) {
-			break
-		}
-	}
-	if err != nil {
+	if err := upgrade(ctx, db.writer, applicationID, migrationFiles, "migrations", db.now()); err != nil {
 		return err
 	}
 	if db.follow.conn, err = db.reader.Conn(ctx); err != nil {
@@ -205,17 +200,19 @@ func (db *DB) logTurn(ctx context.Context, err error) {
 }
 
 // Check runs SQLite's own integrity check, which reads the whole file. Its error wraps [ErrCorrupt].
-func (db *DB) Check(ctx context.Context) error {
+func (db *DB) Check(ctx context.Context) error { return checkIntegrity(ctx, db.reader) }
+
+func checkIntegrity(ctx context.Context, reader *sql.DB) error {
 	for _, pragma := range []string{"PRAGMA integrity_check(20)", "PRAGMA foreign_key_check"} {
-		if err := db.check(ctx, pragma); err != nil {
+		if err := checkBy(ctx, reader, pragma); err != nil {
 			return fmt.Errorf("check database: %w", classify(err))
 		}
 	}
 	return nil
 }
 
-func (db *DB) check(ctx context.Context, pragma string) error {
-	rows, err := db.reader.QueryContext(ctx, pragma)
+func checkBy(ctx context.Context, reader *sql.DB, pragma string) error {
+	rows, err := reader.QueryContext(ctx, pragma)
 	if err != nil {
 		return err
 	}

@@ -372,7 +372,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Open(t.Context(), Config{Path: path})
-	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema version 99, this lychgate knows up to 2") {
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema version 99, this lychgate knows up to 4") {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -465,8 +465,8 @@ func TestMigrationsAreNumbered(t *testing.T) {
 func TestBadMigrationLeavesTheFileAsItWas(t *testing.T) {
 	db := openTest(t, testPath(t))
 	put(t, db, publicationOf(0, 1))
-	bad := []migration{{1, "0001_init.sql", ""}, {2, "0002_credentials.sql", ""}, {3, "0003_bad.sql", "CREATE TABLE later (x INTEGER); SELECT nonsense FROM nowhere"}}
-	if err := migrate(t.Context(), db.writer, bad, time.Now()); err == nil || !strings.Contains(err.Error(), "0003_bad.sql") {
+	bad := []migration{{1, "0001_init.sql", ""}, {2, "0002_credentials.sql", ""}, {3, "0003_unihash.sql", ""}, {4, "0004_accounts.sql", ""}, {5, "0005_bad.sql", "CREATE TABLE later (x INTEGER); SELECT nonsense FROM nowhere"}}
+	if err := migrate(t.Context(), db.writer, applicationID, bad, time.Now()); err == nil || !strings.Contains(err.Error(), "0005_bad.sql") {
 		t.Fatalf("got %v", err)
 	}
 	var n int
@@ -623,7 +623,7 @@ func TestIndexIsAMap(t *testing.T) {
 			old, known := model[key]
 			if rapid.Bool().Draw(t, "add") {
 				size := rapid.Int64Range(0, sizeMask).Draw(t, "size")
-				x.add(entry{key: key, size: uint64(size) | mirrorFlag, claim: uint32(claim), writer: 1})
+				x.add(entry{key: key, size: uint64(size) | mirrorFlag, claim: uint32(claim), writer: 1}, hashEntry{})
 				if !known {
 					model[key] = held{size, true, []provenance.Claim{claims[claim]}}
 				}

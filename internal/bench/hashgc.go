@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lychgate/lychgate/gateway/hashserv"
+	"github.com/lychgate/lychgate/internal/sqldb"
+)
+
+// Garbage collection at the gate: how many mappings there are, of which half go, and what is asked meanwhile. The lookups come evenly,
+// at the rate that people run at, so that what they wait for is the server and not each other.
+const (
+	gcMappings      = 5_000_000
+	gcMappingsQuick = 200_000
+	gcRate          = 50 // of each of the clients, in a second
+	gcTurn          = 2 * time.Second
+	gcIdleTurn      = 10 * time.Second
+	gcMost          = 2.0 // times what a lookup takes while nothing is collected
+)
+
+// oldMethod is that of the mappings which go.
+const oldMethod = "bench.Outdated"
+
+// measureHashGC has the gate remove half of its mappings while it is asked, and looks at what each takes.
+func measureHashGC(ctx context.Context, w *world) ([]row, error) {
+	if err := w.prepareHash(ctx); err != nil {
+		return nil, err
+	}
+	n := gcMappings
+	if w.quick {
+		n = gcMappingsQuick
+	}
+	g := &collection{world: w, mappings: n}
+	if err := g.measure(ctx); err != nil {
+		return nil, err
+	}
+	many := thousands(int64(n))
+	slower := float64(g.during.P99) / float64(g.idle.P99)
+	return []row{
+		{
+			work: fmt.Sprintf("hash lookups, %s/s, 99 %%, while garbage collection removes half of %s mappings in %s", thousands(gcRate*hashClients), many, seconds(g.took.Seconds())),
+			peer: "the gate, idle", figure: millis(g.idle.P99), gate: millis(g.during.P99), ratio: slower,
+			target: fmt.Sprintf("≤ %g ×", gcMost), met: verdict(slower <= gcMost),
+		},
+		{
+			work: "the same, half of the lookups", peer: "the gate, idle", figure: millis(g.idle.Median), gate: millis(g.during.Median),
+			ratio: float64(g.during.Median) / float64(g.idle.Median), target: "for comparison",
+		},
+		{work: "memory for a mapping, of " + many, gate: fmt.Sprintf("%.0f B", float64(g.memory)/float64(n)), target: "for comparison"},
+		{work: "disk for a mapping and its report", gate: fmt.Sprintf("%.0f B", float64(g.disk)/float64(n)), target: "for comparison"},
+		{work: "start with " + many + " mappings", gate: seconds(g.start.Seconds()), target: "for comparison"},
+	}, nil
+}
+
+// collection is one measurement.
+type collection struct {
+	*world
+	mappings     int
+	memory, disk int64 // of the mappings
+	start, took  time.Duration
+	idle, during outcome // during has the worst of all turns
+}
+
+func (g *collection) measure(ctx context.Context) error {
+	empty, _, err := g.resident(ctx, "hash-empty")
+	if err != nil {
+		return err
+	}
+	if err := g.fill(ctx); err != nil {
+		return fmt.Errorf("fill: %w", err)
+	}
+	if g.disk, err = size(g.path("hash-full.db*")); err != nil {
+		return err
+	}
+	full, start, err := g.resident(ctx, "hash-full")
+	if err != nil {
+		return err
+	}
+	g.memory, g.start = full-empty, start
+	running, err := g.open(ctx, "hash-full")
+	if err != nil {
+		return err
+	}
+	defer stopAll(running)
+	return g.collect(ctx)
+}
+
+// open starts the gate with another database of hash equivalence.
+func (g *collection) open(ctx context.Context, name string) ([]*process, error) {
+	text, err := os.ReadFile(g.path("lychgate.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	config := strings.Replace(string(text), "hash:\n", fmt.Sprintf("hash:\n  database: %q\n  memory: 1GiB\n", "sqlite:"+g.path(name+".db")), 1)
+	if err := os.WriteFile(g.path(name+".yaml"), []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return g.startOne(ctx, "gate", func() bool { return healthy("http://"+g.adminAddr+"/readyz") && accepts(g.servers.hash.gate.addr) },
+		g.gate, "serve", "--config", g.path(name+".yaml"))
+}
+
+// resident is what the gate has in memory once it is open, and how long that takes.
+func (g *collection) resident(ctx context.Context, name string) (int64, time.Duration, error) {
+	began := time.Now()
+	running, err := g.open(ctx, name)
+	if err != nil {
+		return 0, 0, err
+	}
+	took := time.Since(began)
+	defer stopAll(running)
+	memory, err := running[0].memory()
+	return memory, took, err
+}
+
+// fillers is how many reports wait at once: all that wait go into one transaction.
+const fillers = 2_000
+
+// fill reports every small object under its hash, and beside those as many tasks as there shall be, half of them to be kept.
+func (g *collection) fill(ctx context.Context) (err error) {
+	h, err := sqldb.OpenHashes(ctx, sqldb.HashesConfig{Path: g.path("hash-full.db"), Memory: 1 << 30})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	group, ctx := errgroup.WithContext(ctx)
+	for first := range fillers {
+		group.Go(func() error {
+			for n := first; n < g.mappings; n += fillers {
+				if _, err := h.Zone("main").Report(ctx, gcReport(n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// gcReport is the n-th report: of a small object, while there are any, else of something that nobody asks for.
+func gcReport(n int) hashserv.Report {
+	recipe, method := "small", hashMethod
+	if n >= objects {
+		recipe = "other"
+	}
+	if n%2 == 1 && recipe == "other" {
+		method = oldMethod
+	}
+	hash := objectHash(recipe, n)
+	unihash, _ := hashserv.ParseUnihash(hash)
+	out := objectHash("output", n)
+	return hashserv.Report{
+		Task: hashserv.Task{Method: method, Taskhash: hash}, Outhash: out, Unihash: unihash,
+		Details: hashserv.Details{PN: "bench", PV: "1.0", Task: "do_package"},
+	}
+}
+
+// collect asks while nothing happens, then while the mappings of the old method go.
+func (g *collection) collect(ctx context.Context) error {
+	ask := func(d time.Duration) (outcome, error) {
+		c := g.hashOrder(g.servers.hash.gate, "get-stream "+hashMethod+" {NAME}", func(l *load) { l.Hash.Rate, l.Duration = gcRate, d })
+		return runLoad(ctx, c.order)
+	}
+	if _, err := ask(gcTurn); err != nil { // to warm up
+		return err
+	}
+	var err error
+	if g.idle, err = ask(gcIdleTurn); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		began := time.Now()
+		err := g.sweep(ctx)
+		g.took = time.Since(began)
+		done <- err
+	}()
+	for {
+		o, err := ask(gcTurn)
+		if err != nil {
+			return err
+		}
+		g.during.Median, g.during.P99 = max(g.during.Median, o.Median), max(g.during.P99, o.P99)
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+	}
+}
+
+// sweep marks what is kept and removes the rest, as whoever maintains the zone does.
+func (g *collection) sweep(ctx context.Context) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", g.servers.hash.gate.addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	l := hashLink{conn: conn, read: bufio.NewReader(conn)}
+	for _, line := range []string{"OEHASHEQUIV 1.1", "needs-headers: false", ""} {
+		l.put(line)
+	}
+	for _, step := range []struct{ say, want string }{
+		{`{"auth": {"username": "any", "token": "` + g.writer + `"}}`, `"result"`},
+		{`{"gc-mark": {"mark": "bench", "where": {"method": "` + hashMethod + `"}}}`, `"count"`},
+		{`{"gc-sweep": {"mark": "bench"}}`, `"count"`},
+	} {
+		if err := l.ask(step.say, step.want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// size is that of all files that match.
+func size(pattern string) (sum int64, err error) {
+	names, err := filepath.Glob(pattern)
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			return 0, err
+		}
+		sum += info.Size()
+	}
+	return sum, err
+}
