@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Held is what a [Proxy] keeps what it learnt in: a [Memory], or a database.
@@ -287,15 +289,17 @@ func (p *Proxy) hold(ctx context.Context, epoch uint64, tasks []Task, mappings [
 		_ = p.learns.during(epoch, func() error { return l.Learn(ctx, tasks, mappings) })
 		return
 	}
+	var all errgroup.Group
+	all.SetLimit(64) // a database commits together what comes together
 	for i, t := range tasks {
-		err := p.learns.during(epoch, func() error {
-			_, err := p.held.Equivalent(ctx, t, mappings[i])
-			return err
+		all.Go(func() error {
+			return p.learns.during(epoch, func() error {
+				_, err := p.held.Equivalent(ctx, t, mappings[i])
+				return err
+			})
 		})
-		if err != nil {
-			return
-		}
 	}
+	_ = all.Wait()
 }
 
 // BackfillWait implements [Backfills]: it waits until what was learnt is held.
