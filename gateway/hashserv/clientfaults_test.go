@@ -408,9 +408,9 @@ func TestClientUnasked(t *testing.T) {
 			c.hello()
 			c.line()
 			c.say(`"ok"`)
-			c.line()
-			c.say(hashtest.U(byte(n+1)).String(), hashtest.U(9).String())
-			c.line()
+			for _, ok := c.line(); ok; _, ok = c.line() {
+				c.say(hashtest.U(byte(n+1)).String(), hashtest.U(9).String())
+			}
 		}}
 		c := wire.client(t, hashserv.ClientConfig{Connections: 1})
 		for n := range 3 {

@@ -93,26 +93,36 @@ func srvCommands() []srvCase {
 			replies: []string{`"ok"`, "ok", `{"alive":true}`},
 		},
 		{
-			name: "exists-stream", send: []string{`{"exists-stream": null}`, srvOnes, strings.Repeat("f", 64), "x", twos, strings.ToUpper(strings.Repeat("a", 64)), "END"},
+			name: "exists-stream", send: []string{
+				`{"exists-stream": null}`, srvOnes, strings.Repeat("f", 64), "x", twos, strings.ToUpper(strings.Repeat("a", 64)), "END",
+			},
 			replies: []string{`"ok"`, "true", "false", "false", "true", "false", "ok"}, reached: []string{"Exists 3 11"},
 		},
 		{
-			name: "gc-mark-stream", send: []string{`{"gc-mark-stream": null}`, `{"mark": "A", "where": {"unihash": "1"}}`, `{"mark": "A", "where": {}}`, "END"},
+			name: "gc-mark-stream", send: []string{
+				`{"gc-mark-stream": null}`, `{"mark": "A", "where": {"unihash": "1"}}`, `{"mark": "A", "where": {}}`, "END",
+			},
 			replies: []string{`"ok"`, `{"count":5}`, `{"count":5}`, "ok"}, reached: []string{"Mark A map[unihash:1]", "Mark A map[]"},
 		},
 		{
-			name: "gc-mark-stream with a bad line", send: []string{`{"gc-mark-stream": null}`, `{"mark": "A", "where": {}}`, `{"mark": "A`, `{"mark": "B", "where": {}}`},
+			name: "gc-mark-stream with a bad line", send: []string{
+				`{"gc-mark-stream": null}`, `{"mark": "A", "where": {}}`, `{"mark": "A`, `{"mark": "B", "where": {}}`,
+			},
 			replies: []string{`"ok"`, `{"count":5}`, `{"invoke-error":{"message":"Could not decode JSONL input"}}`}, reached: []string{"Mark A map[]"}, end: "refused",
 		},
 		{
-			name: "one stream after another", send: []string{`{"get-stream": null}`, "m t1", "END", `{"exists-stream": null}`, "x", "END", `{"get-stream": null}`, "m t0"},
+			name: "one stream after another", send: []string{
+				`{"get-stream": null}`, "m t1", "END", `{"exists-stream": null}`, "x", "END", `{"get-stream": null}`, "m t0",
+			},
 			replies: []string{`"ok"`, srvOnes, "ok", `"ok"`, "false", "ok", `"ok"`, ""}, reached: []string{"Unihash [{m t1}]", "Unihash [{m t0}]"},
 		},
 		{
 			name: "a bare object for what says nothing", send: []string{`{"get-stats": {}}`, `{"ping": null}`}, replies: []string{"stats", `{"alive":true}`},
 		},
 		{
-			name: "an invalid unihash", send: []string{`{"report": {"taskhash": "t", "method": "m", "outhash": "o", "unihash": null}}`, `{"ping": {}}`},
+			name: "an invalid unihash", send: []string{
+				`{"report": {"taskhash": "t", "method": "m", "outhash": "o", "unihash": null}}`, `{"ping": {}}`,
+			},
 			replies: []string{`{"invoke-error":{"message":"Invalid unihash"}}`}, end: "refused",
 		},
 		{
@@ -181,7 +191,10 @@ func TestHandshakes(t *testing.T) {
 		{name: "between the versions", send: []string{"OEHASHEQUIV 1.0.5", "", ping}, replies: alive},
 		{name: "another protocol", send: []string{"OEHASHEQUIW 1.1", "", ping}, end: "closed"},
 		{name: "needs headers", send: []string{clientHello, "Needs-Headers:  true ", "", ping}, replies: []string{"", alive[0]}},
-		{name: "needs headers, said later", send: []string{clientHello, "needs-headers: false", "needs-headers:true", "", ping}, replies: []string{"", alive[0]}},
+		{
+			name: "needs headers, said later", send: []string{clientHello, "needs-headers: false", "needs-headers:true", "", ping},
+			replies: []string{"", alive[0]},
+		},
 		{name: "needs no headers, said later", send: []string{clientHello, "needs-headers: true", "needs-headers: no", "", ping}, replies: alive},
 		{name: "needs headers, in capitals", send: []string{clientHello, "needs-headers: TRUE", "", ping}, replies: alive},
 		{name: "a blank before the colon", send: []string{clientHello, "needs-headers : true", "", ping}, replies: alive},

@@ -29,13 +29,12 @@ type srvPeer struct {
 	mappings map[Task]Unihash
 	rows     []*Row
 	mark     string
-	users    map[string][]Permission
 	fails    map[string]error // by the name of the method
 	whole    bool
 }
 
 func srvNewPeer(t testing.TB) *srvPeer {
-	p := &srvPeer{t: t, mappings: map[Task]Unihash{}, users: map[string][]Permission{"alice": {Read}, "root": {UserAdmin}}, fails: map[string]error{}, whole: true}
+	p := &srvPeer{t: t, mappings: map[Task]Unihash{}, fails: map[string]error{}, whole: true}
 	for i := range byte(9) {
 		task := Task{"m", fmt.Sprint("t", i+1)}
 		p.mappings[task] = srvUnihash(i + 1)

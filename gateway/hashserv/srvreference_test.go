@@ -47,7 +47,10 @@ func TestReferenceSuite(t *testing.T) {
 		}
 		for _, admin := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/admin=%v", network, admin), func(t *testing.T) {
-				accounts := &srvAccounts{store: NewMemory(MemoryConfig{}), anonymous: []Permission{Read, Reporting, DBAdmin}, users: map[string]*srvAccount{}}
+				accounts := &srvAccounts{
+					store: NewMemory(MemoryConfig{}), anonymous: []Permission{Read, Reporting, DBAdmin},
+					users: map[string]*srvAccount{},
+				}
 				address, authority := srvServeAccounts(t, network, accounts)
 				env := append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH="+filepath.Join(dir, "lib")+":"+os.Getenv("PYTHONPATH"),
 					"BB_TEST_HASHSERV="+address, "SSL_CERT_FILE="+authority)

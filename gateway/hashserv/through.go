@@ -464,7 +464,7 @@ func (h *health) ready() error {
 		return h.cause
 	}
 	h.probing = true
-	h.until = now.Add(h.conf.Wait)
+	h.until = now.Add(2 * h.conf.Wait) // when it was given up, nobody tells
 	return nil
 }
 

@@ -159,8 +159,8 @@ func newWebsocketConn(ws *websocket.Conn, frames *frameConn) Conn {
 
 func (c *websocketConn) Receive() ([]byte, error) {
 	kind, r, err := c.ws.Reader(context.Background())
-	switch {
-	case websocket.CloseStatus(err) == websocket.StatusNormalClosure, websocket.CloseStatus(err) == websocket.StatusGoingAway, errors.Is(err, errEnded):
+	switch status := websocket.CloseStatus(err); {
+	case errors.Is(err, errEnded), status == websocket.StatusNormalClosure, status == websocket.StatusGoingAway:
 		return nil, io.EOF
 	case err != nil:
 		return nil, err

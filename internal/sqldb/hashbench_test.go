@@ -59,11 +59,15 @@ func hxSiginfo(recipe, revision int) string {
 func hxFill(t testing.TB, h *Hashes, zone string, from, to int, report func(n int) hashserv.Report) {
 	t.Helper()
 	for from < to {
-		next := min(from+20_000, to)
+		next := min(from+200, to)
 		err := h.write(t.Context(), func(ctx context.Context, w *hashWrite) error {
 			for n := from; n < next; n++ {
 				r := report(n)
-				if _, err := w.report(ctx, zone, r, h.compress(r.Siginfo), int64(n)); err != nil {
+				text, err := h.compress(ctx, zone, r.Details)
+				if err != nil {
+					return err
+				}
+				if _, err := w.report(ctx, zone, r, text, int64(n)); err != nil {
 					return err
 				}
 			}
@@ -161,7 +165,7 @@ func BenchmarkHashDisk(b *testing.B) {
 				hxFill(b, h, "main", 0, n, func(n int) hashserv.Report {
 					r := hxReport(n)
 					if text {
-						r.Siginfo = hxSiginfo(n%200, n/200)
+						r.PN, r.Siginfo = fmt.Sprintf("recipe-%d", n%200), hxSiginfo(n%200, n/200)
 						raw += len(r.Siginfo)
 					}
 					return r

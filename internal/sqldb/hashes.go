@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"embed"
 	"errors"
@@ -24,8 +23,6 @@ const (
 	hashApplicationID = 0x4c594845
 	// defaultHashMemory holds five million mappings.
 	defaultHashMemory = 512 << 20
-	// longestSiginfo bounds what a text may come to when it is read.
-	longestSiginfo = 64 << 20
 )
 
 // HashesConfig is what [OpenHashes] needs.
@@ -61,6 +58,7 @@ type Hashes struct {
 	memory       atomic.Pointer[hashMemory]
 	follow       hashFollower
 	queue        hashQueue
+	bases        textBases
 }
 
 // OpenHashes opens or makes the database, brings its schema up to date, and loads what fits into memory. Its errors are those of [Open]. The
@@ -112,7 +110,7 @@ func (h *Hashes) load(ctx context.Context) (err error) {
 	}
 	h.reads = make(map[string]*sql.Stmt)
 	for _, query := range []string{
-		selectMapping, selectExists, reported, mappedRow + byOuthash, mappedRow + byTaskhash, bareRow + byOuthash, bareRow + byTaskhash,
+		selectMapping, selectExists, selectBase, reported, mappedRow + byOuthash, mappedRow + byTaskhash, bareRow + byOuthash, bareRow + byTaskhash,
 	} {
 		if h.reads[query], err = h.reader.PrepareContext(ctx, query); err != nil {
 			return err
@@ -314,9 +312,9 @@ func (z *HashZone) Outhash(ctx context.Context, q hashserv.Query) (*hashserv.Row
 	row := &hashserv.Row{Task: hashserv.Task{Method: q.Method}}
 	var taskhash, outhash any
 	var created, author int64
-	var unihash, siginfo []byte
+	var unihash, sum, siginfo, base []byte
 	err := z.h.reads[query].QueryRowContext(ctx, z.name, q.Method, hashText(hash)).Scan(&row.ID, &taskhash, &outhash, &created, &unihash, &author,
-		&row.Mark, &row.Owner, &row.PN, &row.PV, &row.PR, &row.Details.Task, &siginfo)
+		&row.Mark, &row.Owner, &row.PN, &row.PV, &row.PR, &row.Details.Task, &sum, &siginfo, &base)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -331,32 +329,10 @@ func (z *HashZone) Outhash(ctx context.Context, q hashserv.Query) (*hashserv.Row
 	}
 	copy(row.Unihash[:], unihash)
 	row.Created, row.Author = time.UnixMicro(created).UTC(), hashserv.Author(author)
-	if row.Siginfo, err = z.h.expand(siginfo); err != nil {
+	if row.Siginfo, err = z.h.expand(sum, siginfo, base); err != nil {
 		return nil, fmt.Errorf("text of row %d: %w: %w", row.ID, ErrCorrupt, err)
 	}
 	return row, nil
-}
-
-// siginfoText is a text on its way into the tables. The zero one is none.
-type siginfoText struct {
-	sum  [32]byte
-	body []byte
-}
-
-func (h *Hashes) compress(text string) siginfoText {
-	if text == "" {
-		return siginfoText{}
-	}
-	raw := []byte(text)
-	return siginfoText{sha256.Sum256(raw), h.encoder.EncodeAll(raw, make([]byte, 0, len(raw)/2))}
-}
-
-func (h *Hashes) expand(body []byte) (string, error) {
-	if len(body) == 0 {
-		return "", nil
-	}
-	text, err := h.decoder.DecodeAll(body, nil)
-	return string(text), err
 }
 
 // unavailable says that asking again may help.

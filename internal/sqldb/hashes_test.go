@@ -53,7 +53,7 @@ func hxFewer(t *testing.T, checks int) {
 
 // TestHashes runs the conformance suite with all in memory, with room for some, and with none.
 func TestHashes(t *testing.T) {
-	hxFewer(t, 30)
+	hxFewer(t, 12)
 	for name, memory := range map[string]int64{"all in memory": 0, "some in memory": 24 * 4 * taskCell, "nothing in memory": -1} {
 		t.Run(name, func(t *testing.T) {
 			hashtest.Run(t, func(t testing.TB, c hashtest.Config) hashserv.Store {

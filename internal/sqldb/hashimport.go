@@ -108,7 +108,10 @@ func (i *importer) add(ctx context.Context, item importItem) error {
 		i.counts.Invalid++
 		return nil
 	}
-	item.text = i.h.compress(item.Siginfo)
+	var err error
+	if item.text, err = i.h.compress(ctx, i.zone, item.Details); err != nil {
+		return err
+	}
 	item.Siginfo = ""
 	if i.items = append(i.items, item); len(i.items) < importAtOnce {
 		return nil
@@ -349,15 +352,15 @@ func (h *Hashes) export(ctx context.Context, zone string, out io.Writer) error {
 	return exportTable(ctx, h, spanOuthashes, exportRows, zone, out, func(rows *sql.Rows) (line exportLine, err error) {
 		var taskhash, outhash any
 		var created int64
-		var siginfo []byte
-		err = rows.Scan(&line.Method, &taskhash, &outhash, &created, &line.Owner, &line.PN, &line.PV, &line.PR, &line.Task, &siginfo)
+		var sum, siginfo, base []byte
+		err = rows.Scan(&line.Method, &taskhash, &outhash, &created, &line.Owner, &line.PN, &line.PV, &line.PR, &line.Task, &sum, &siginfo, &base)
 		if err != nil {
 			return line, err
 		}
 		line.Taskhash, _ = textOfHash(taskhash)
 		line.Outhash, _ = textOfHash(outhash)
 		line.Created = time.UnixMicro(created).UTC()
-		line.Siginfo, err = h.expand(siginfo)
+		line.Siginfo, err = h.expand(sum, siginfo, base)
 		return line, err
 	})
 }

@@ -18,7 +18,9 @@ const (
 	selectMark     = "SELECT id FROM marks WHERE text = ?"
 	insertMark     = "INSERT INTO marks (text) VALUES (?) RETURNING id"
 	selectSiginfo  = "SELECT id FROM siginfos WHERE sum = ?"
-	insertSiginfo  = "INSERT INTO siginfos (sum, body) VALUES (?, ?) RETURNING id"
+	insertSiginfo  = "INSERT INTO siginfos (sum, body, base) VALUES (?, ?, ?) RETURNING id"
+	hasBase        = "SELECT count(*) FROM siginfos WHERE id = ? AND sum = ? AND base = 0"
+	selectBase     = "SELECT body FROM siginfos WHERE id = ? AND sum = ? AND base = 0"
 )
 
 // Reporting. A row's task is ?1 to ?3: taskhash, method, zone.
@@ -44,11 +46,11 @@ const (
 AND EXISTS (SELECT 1 FROM outhashes WHERE taskhash = ?3 AND ` + ofZoneAndMethod + ` AND outhash = ?4)`
 
 	rowColumnsOf = `SELECT o.id, o.taskhash, o.outhash, o.created, m.unihash, coalesce(m.author, 0), coalesce(k.text, ''),
-coalesce(d1.text, ''), coalesce(d2.text, ''), coalesce(d3.text, ''), coalesce(d4.text, ''), coalesce(d5.text, ''), s.body
+coalesce(d1.text, ''), coalesce(d2.text, ''), coalesce(d3.text, ''), coalesce(d4.text, ''), coalesce(d5.text, ''), s.sum, s.body, b.body
 FROM outhashes o `
 	rowDetails = ` LEFT JOIN marks k ON k.id = m.mark LEFT JOIN details d1 ON d1.id = o.owner LEFT JOIN details d2 ON d2.id = o.pn
 LEFT JOIN details d3 ON d3.id = o.pv LEFT JOIN details d4 ON d4.id = o.pr LEFT JOIN details d5 ON d5.id = o.task
-LEFT JOIN siginfos s ON s.id = o.siginfo
+LEFT JOIN siginfos s ON s.id = o.siginfo LEFT JOIN siginfos b ON b.id = s.base
 WHERE o.zone = (SELECT id FROM names WHERE text = ?1) AND o.method = (SELECT id FROM names WHERE text = ?2) AND `
 	ofSameTask = "JOIN mappings m ON m.taskhash = o.taskhash AND m.method = o.method AND m.zone = o.zone"
 	mappedRow  = rowColumnsOf + "CROSS " + ofSameTask + rowDetails
@@ -120,10 +122,10 @@ const (
 LEFT JOIN names n ON n.id = m.method LEFT JOIN marks k ON k.id = m.mark
 WHERE m.zone = (SELECT id FROM names WHERE text = ?) AND m.id > ? AND m.id <= ? ORDER BY m.id`
 	exportRows = `SELECT n.text, o.taskhash, o.outhash, o.created, coalesce(d1.text, ''), coalesce(d2.text, ''), coalesce(d3.text, ''),
-coalesce(d4.text, ''), coalesce(d5.text, ''), s.body
+coalesce(d4.text, ''), coalesce(d5.text, ''), s.sum, s.body, b.body
 FROM outhashes o LEFT JOIN names n ON n.id = o.method LEFT JOIN details d1 ON d1.id = o.owner LEFT JOIN details d2 ON d2.id = o.pn
 LEFT JOIN details d3 ON d3.id = o.pv LEFT JOIN details d4 ON d4.id = o.pr LEFT JOIN details d5 ON d5.id = o.task
-LEFT JOIN siginfos s ON s.id = o.siginfo
+LEFT JOIN siginfos s ON s.id = o.siginfo LEFT JOIN siginfos b ON b.id = s.base
 WHERE o.zone = (SELECT id FROM names WHERE text = ?) AND o.id > ? AND o.id <= ? ORDER BY o.id`
 
 	fileSizes  = `SELECT page_count * page_size, freelist_count * page_size FROM pragma_page_count, pragma_page_size, pragma_freelist_count`

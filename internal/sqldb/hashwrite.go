@@ -116,7 +116,7 @@ func (h *Hashes) commitOnce(ctx context.Context, jobs []*hashJob) (err error) {
 	if _, err := conn.exec(ctx, beginWrite); err != nil {
 		return fmt.Errorf("begin: %w", classify(err))
 	}
-	w := &hashWrite{prepared: conn, texts: &h.queue.texts}
+	w := &hashWrite{prepared: conn, texts: &h.queue.texts, bases: &h.bases}
 	defer func() {
 		if err != nil {
 			w.texts.forget() // their ids may be undone
@@ -139,6 +139,7 @@ func (h *Hashes) commitOnce(ctx context.Context, jobs []*hashJob) (err error) {
 type hashWrite struct {
 	*prepared
 	texts *interned
+	bases *textBases
 }
 
 // interned remembers the ids of texts.
@@ -181,18 +182,6 @@ func (w *hashWrite) intern(ctx context.Context, lookup, insert, text string) (in
 	return id, nil
 }
 
-// siginfo returns the id of a text, which it inserts if need be. These are not remembered: they come and go.
-func (w *hashWrite) siginfo(ctx context.Context, text siginfoText) (int64, error) {
-	if len(text.body) == 0 {
-		return 0, nil
-	}
-	id, err := w.one(ctx, selectSiginfo, text.sum[:])
-	if errors.Is(err, sql.ErrNoRows) {
-		id, err = w.one(ctx, insertSiginfo, text.sum[:], text.body)
-	}
-	return id, err
-}
-
 // taskIDs is a task as the tables hold it.
 type taskIDs struct {
 	taskhash     any
@@ -220,7 +209,10 @@ func (z *HashZone) Report(ctx context.Context, r hashserv.Report) (hashserv.Mapp
 	if err != nil || m != (hashserv.Mapping{}) {
 		return m, err
 	}
-	text := z.h.compress(r.Siginfo)
+	text, err := z.h.compress(ctx, z.name, r.Details)
+	if err != nil {
+		return hashserv.Mapping{}, fmt.Errorf("report a task: %w", unavailable(err))
+	}
 	created := z.h.now()
 	err = z.h.write(ctx, func(ctx context.Context, w *hashWrite) (err error) {
 		m, err = w.report(ctx, z.name, r, text, created.UnixMicro())

@@ -59,14 +59,21 @@ CREATE TABLE outhashes (
 CREATE INDEX outhashes_outhash ON outhashes (outhash, method, zone, created);
 CREATE INDEX outhashes_siginfo ON outhashes (siginfo) WHERE siginfo <> 0;
 
--- Texts that reports came with, each once. They go with the last row that has them.
+-- Texts that reports came with, each once. They go with the last row that has them, or has a text that is kept as the difference to them.
 CREATE TABLE siginfos (
     id   INTEGER PRIMARY KEY,
     sum  BLOB NOT NULL UNIQUE CHECK (length(sum) = 32), -- SHA-256 of the text
-    body BLOB NOT NULL -- zstd
+    body BLOB NOT NULL, -- zstd
+    base INTEGER NOT NULL -- the text that body is the difference to, one that is kept whole; 0 for one that is
 ) STRICT;
+CREATE INDEX siginfos_base ON siginfos (base) WHERE base <> 0;
 CREATE TRIGGER outhashes_deleted AFTER DELETE ON outhashes WHEN old.siginfo <> 0 BEGIN
-    DELETE FROM siginfos WHERE id = old.siginfo AND NOT EXISTS (SELECT 1 FROM outhashes WHERE siginfo = old.siginfo);
+    DELETE FROM siginfos WHERE id = old.siginfo AND NOT EXISTS (SELECT 1 FROM outhashes WHERE siginfo = old.siginfo AND siginfo <> 0)
+        AND NOT EXISTS (SELECT 1 FROM siginfos WHERE base = old.siginfo AND base <> 0);
+END;
+CREATE TRIGGER siginfos_deleted AFTER DELETE ON siginfos WHEN old.base <> 0 BEGIN
+    DELETE FROM siginfos WHERE id = old.base AND NOT EXISTS (SELECT 1 FROM outhashes WHERE siginfo = old.base AND siginfo <> 0)
+        AND NOT EXISTS (SELECT 1 FROM siginfos WHERE base = old.base AND base <> 0);
 END;
 
 -- Which mappings are gone, whoever deleted them, for those who hold them in memory. Only the newest are kept.
