@@ -178,12 +178,12 @@ func TestWrongLogin(t *testing.T) {
 	read := bufio.NewReader(conn)
 	auth := func(token string) string { return `{"auth": {"username": "bob", "token": "` + token + `"}}` + "\n" }
 	for _, step := range []struct{ say, want string }{
-		{"OEHASHEQUIV 1.1\nneeds-headers: false\n\n" + auth("wrong"), `"result": false`},
-		{auth(g.As("bob").Token), `"result": true`},
+		{"OEHASHEQUIV 1.1\nneeds-headers: false\n\n" + auth("wrong"), `"result":false`},
+		{auth(g.As("bob").Token), `"result":true`},
 		{"{\"exists-stream\": null}\n", `"ok"`},
 		{o.Unihash().String() + "\n", "true"},
 		{"END\n", "ok"},
-		{auth("wrong"), `"result": false`},
+		{auth("wrong"), `"result":false`},
 		{"{\"exists-stream\": null}\n", `"ok"`},
 		{o.Unihash().String() + "\n", "false"},
 	} {
