@@ -43,8 +43,8 @@ func (u Unihash) String() string {
 // white space or control characters, and are not empty.
 type Task struct{ Method, Taskhash string }
 
-// Author stands for who reported a mapping, so that it can be told whether it was the asker. 0 is nobody that is known: a mapping that
-// was imported or came from another server.
+// Author stands for who reported the unihash of a mapping, so that it can be told whether it was the asker, who then knows it. Whoever reports
+// an equal output later is not that. 0 is nobody that is known: a mapping that was imported or came from another server.
 type Author uint64
 
 // Mapping is what a task is mapped to. The zero Mapping is none.

@@ -150,7 +150,7 @@ func (m *Memory) Report(ctx context.Context, r Report) (Mapping, error) {
 	if m.addRow(r) {
 		to := reported
 		if equal, ok := m.equivalent(r.Task, r.Outhash); ok {
-			to.Unihash = equal
+			to = equal
 		}
 		m.mapTo(r.Task, to)
 	}
@@ -184,13 +184,13 @@ func insertByAge(rows []*memoryRow, row *memoryRow) []*memoryRow {
 }
 
 // equivalent returns what the oldest other task with the same output is mapped to. The lock is held.
-func (m *Memory) equivalent(t Task, outhash string) (Unihash, bool) {
+func (m *Memory) equivalent(t Task, outhash string) (Mapping, bool) {
 	for _, row := range m.byOut[memoryOut{t.Method, outhash}] {
 		if to := m.mappings[row.Task]; to != nil && row.Task != t {
-			return to.Unihash, true
+			return to.Mapping, true
 		}
 	}
-	return Unihash{}, false
+	return Mapping{}, false
 }
 
 // mapTo maps t unless it is mapped. The lock is held.

@@ -259,7 +259,7 @@ func (w *hashWrite) report(ctx context.Context, zone string, r hashserv.Report, 
 		return m, err
 	}
 	if equal != (hashserv.Mapping{}) {
-		m.Unihash = equal.Unihash
+		m = equal
 	}
 	return m, w.mapTo(ctx, t, m)
 }

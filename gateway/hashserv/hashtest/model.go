@@ -104,7 +104,7 @@ func (p *plain) report(r hashserv.Report, now time.Time) hashserv.Mapping {
 		if other := p.oldest(func(row plainRow) bool {
 			return row.report.Method == r.Method && row.report.Outhash == r.Outhash && row.report.Taskhash != r.Taskhash && p.find(row.report.Task) != nil
 		}); other != nil {
-			to.Unihash = p.unihash(other.report.Task).Unihash
+			to = p.unihash(other.report.Task)
 		}
 		p.equivalent(r.Task, to)
 	}

@@ -215,7 +215,7 @@ func siginfo(i int, text string) string {
 	return strings.Repeat(text+" \n", 1+size/len(text))
 }
 
-// authors: the author of a mapping is who reported the task first, also when the unihash was another's.
+// authors: the author of a mapping is who reported the unihash, also when it came to the task by an equal output.
 func authors(e *env) {
 	if e.differs[NoAuthors] {
 		e.Skip("the store does not tell authors")
@@ -228,7 +228,7 @@ func authors(e *env) {
 		{of(report("t1", "o", 1), 7), hashserv.Mapping{Unihash: U(1), Author: 7}},
 		{of(report("t1", "o", 1), 8), hashserv.Mapping{Unihash: U(1), Author: 7}},
 		{of(report("t1", "o2", 2), 8), hashserv.Mapping{Unihash: U(1), Author: 7}},
-		{of(report("t2", "o", 2), 8), hashserv.Mapping{Unihash: U(1), Author: 8}},
+		{of(report("t2", "o", 2), 8), hashserv.Mapping{Unihash: U(1), Author: 7}},
 		{of(report("t3", "o3", 3), 1<<64-1), hashserv.Mapping{Unihash: U(3), Author: 1<<64 - 1}},
 	} {
 		got, err := e.store.Report(e.ctx, tc.r)
