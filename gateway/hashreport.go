@@ -164,6 +164,8 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 		why = "the zone does not map tasks without an output"
 	case !fits(t):
 		why = "the task is too long"
+	case h.fromBase(ctx, t) != (hashserv.Mapping{}):
+		why = "a base of the zone has the mapping"
 	default:
 		if published, allowed := h.readable(ctx, 0, m.Unihash); published && !allowed {
 			why = "the unihash is that of something that the reporter may not read"
