@@ -400,10 +400,18 @@ func (h *Hashes) row(ctx context.Context, s *Session, q hashserv.Query) *hashser
 		case row == nil:
 		case row.Unihash == (hashserv.Unihash{}) && !h.gate.zones[zone].Hash.Reference:
 		case row.Unihash == (hashserv.Unihash{}), h.shows(ctx, depth, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
+			if depth > 0 {
+				row = plain(row)
+			}
 			return row
 		}
 	}
 	return nil
+}
+
+// plain is a row with what clients rely on. Who may see the whole of a zone's rows need not be who may see that of its base's.
+func plain(row *hashserv.Row) *hashserv.Row {
+	return &hashserv.Row{Task: row.Task, Outhash: row.Outhash, Created: row.Created, Unihash: row.Unihash, Author: row.Author, ID: row.ID}
 }
 
 // Whole implements [hashserv.Peer]: the details of reports, and how much others do, are for administrators, and for all where the reference
