@@ -35,25 +35,39 @@ func (h *Hashes) admin(ctx context.Context, need hashserv.Permission, what strin
 		return nil, h.refusal(need)
 	}
 	answer, ok := h.may(ctx, s, authz.Admin, need)
-	e := s.event("hash.admin", newRequestID())
-	e.Action, e.Zone, e.Detail = string(authz.Admin), h.name, what
+	e := h.adminEvent(s, what)
 	if d := answer.Decision; d != nil {
 		e.Decision = audit.Decision{Verdict: verdict(d), Rule: d.Rule, Reasons: d.Reasons, Policy: d.Revision, FactAge: factAge(&answer, s.gate.Now()), Cached: answer.Remembered}
 	}
 	if !ok {
 		e.Decision.Verdict = "deny"
+		if err := s.record(e); err != nil {
+			return nil, err
+		}
+		return nil, h.refusal(need)
 	}
+	if err := h.recordDurably(ctx, e); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (h *Hashes) adminEvent(s *Session, what string) *audit.Event {
+	e := s.event("hash.admin", newRequestID())
+	e.Action, e.Zone, e.Detail = string(authz.Admin), h.name, what
+	return e
+}
+
+// recordDurably returns when an event is on the disk.
+func (h *Hashes) recordDurably(ctx context.Context, e *audit.Event) error {
 	seq, err := h.gate.Journal.Append(e)
-	if err == nil && ok {
+	if err == nil {
 		err = h.gate.Journal.Durable(ctx, seq)
 	}
 	if err != nil {
-		return nil, unavailable("record the "+e.Kind, err)
+		return unavailable("record the "+e.Kind, err)
 	}
-	if !ok {
-		return nil, h.refusal(need)
-	}
-	return s, nil
+	return nil
 }
 
 // keeper returns what maintains the zone's mappings, for an administrator.
@@ -219,8 +233,10 @@ func noUser(name string) error {
 
 // resolve returns the name that a command is about, and records who does what to whom. Without a name it is the asker's own account.
 func (h *Hashes) resolve(ctx context.Context, name, what string, own bool) (string, error) {
-	if own && h.who(ctx) != nil && h.account != nil && (name == "" || name == h.account.Name) {
-		return h.account.Name, nil
+	if s := h.who(ctx); own && s != nil && h.account != nil && (name == "" || name == h.account.Name) {
+		e := h.adminEvent(s, what+" "+h.account.Name)
+		e.Decision = audit.Decision{Verdict: "allow", Reasons: []string{"it is the asker's own"}, FactAge: -1}
+		return h.account.Name, h.recordDurably(ctx, e)
 	}
 	_, err := h.admin(ctx, hashserv.UserAdmin, fmt.Sprintf("%s %.128s", what, name))
 	return name, err

@@ -1,0 +1,108 @@
+package gateway_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lychgate/lychgate/authz"
+	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/hashserv"
+	"github.com/lychgate/lychgate/internal/gwtest"
+)
+
+// late is a store to which another node's report comes between the look at an output and the report of it.
+type late struct {
+	hashserv.Store
+	first hashserv.Report
+}
+
+func (l *late) Report(ctx context.Context, r hashserv.Report) (hashserv.Mapping, error) {
+	if _, err := l.Store.Report(ctx, l.first); err != nil {
+		return hashserv.Mapping{}, err
+	}
+	return l.Store.Report(ctx, r)
+}
+
+// TestNoLaunderingBetweenNodes: a report that another node's overtakes is mapped to what that one said, and its reporter is not told.
+func TestNoLaunderingBetweenNodes(t *testing.T) {
+	secret, own := gwtest.NewObject("secret", "package").Unihash(), gwtest.NewObject("mine", "package").Unihash()
+	store := &late{Store: hashserv.NewMemory(hashserv.MemoryConfig{})}
+	store.first = hashserv.Report{Task: task("theirs"), Outhash: outputOf("x"), Unihash: secret, Author: 77}
+	g := gwtest.New(t, gwtest.Options{Hash: func(string) gateway.HashZone { return gateway.HashZone{Store: store} }})
+	ci := ask(t, g, "ci", "main")
+	if got := ci.report("mine", "x", own); got != own {
+		t.Errorf("the report is answered with another's unihash: %v", got)
+	}
+	if got := ci.mapped(task("mine")); got != none {
+		t.Errorf("the reporter is told of %v afterwards", got)
+	}
+}
+
+// TestDetailsStayInTheirZone: what reports say beside their hashes is not shown through a zone that shows all of its own.
+func TestDetailsStayInTheirZone(t *testing.T) {
+	stores := map[string]hashserv.Store{}
+	g := gwtest.New(t, gwtest.Options{Review: true, Hash: func(zone string) gateway.HashZone {
+		stores[zone] = hashserv.NewMemory(hashserv.MemoryConfig{})
+		return gateway.HashZone{Store: stores[zone], Reference: zone == "review"}
+	}})
+	o := gwtest.NewObject("hello", "package")
+	g.Publish([]gwtest.Object{o}, publicSource)
+	ask(t, g, "ci", "main").report("x", "x", o.Unihash())
+	row, err := g.Hash("bob", "review").Outhash(t.Context(), hashserv.Query{Method: method, Outhash: outputOf("x"), Taskhash: task("x").Taskhash})
+	if err != nil || row == nil || row.Unihash != o.Unihash() {
+		t.Fatalf("%v, %v", row, err)
+	}
+	if row.Siginfo != "" || row.PN != "" || row.Owner != "" {
+		t.Errorf("bob sees %+v", row)
+	}
+}
+
+// TestEquivalentsLeaveTheBase: a task that the base has is not mapped anew without an output either.
+func TestEquivalentsLeaveTheBase(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{Review: true, Hash: func(string) gateway.HashZone {
+		return gateway.HashZone{Store: hashserv.NewMemory(hashserv.MemoryConfig{}), Equivalents: true}
+	}})
+	base, evil := gwtest.NewObject("hello", "package"), gwtest.NewObject("evil", "package").Unihash()
+	g.Publish([]gwtest.Object{base}, publicSource)
+	ask(t, g, "ci", "main").report("base", "base", base.Unihash())
+	bob := ask(t, g, "bob", "review")
+	m, err := bob.Equivalent(t.Context(), task("base"), hashserv.Mapping{Unihash: evil})
+	if err != nil || m.Unihash != base.Unihash() {
+		t.Errorf("answered %v, %v", m.Unihash, err)
+	}
+	if got := bob.mapped(task("base")); got != base.Unihash() {
+		t.Errorf("a task of the base is mapped to %v", got)
+	}
+}
+
+// TestAccountsOwnChangesAreRecorded: also what an account does to itself makes and ends credentials.
+func TestAccountsOwnChangesAreRecorded(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{HashDB: true, Admins: []string{"alice"}})
+	_, token, err := g.Hash("alice", "main").NewUser(t.Context(), "builder", []hashserv.Permission{hashserv.Read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(token string) *hashserv.Client {
+		return g.HashAs(hashserv.ClientConfig{Username: "builder", Token: token}, "main")
+	}
+	_, token, err = as(token).RefreshToken(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := as(token).DeleteUser(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, e := range g.Events() {
+		if e.Kind == "hash.admin" && e.Action == string(authz.Admin) {
+			said = append(said, e.Detail)
+		}
+	}
+	for _, want := range []string{"make a new token for account builder", "delete account builder"} {
+		if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("no event says %q: %q", want, said)
+		}
+	}
+}
