@@ -96,8 +96,14 @@ func (p *parser) checkHash(c *Config, forges []string) {
 		}
 		p.checkPrincipal(key+".principal", l.Principal, forges)
 	}
+	servers := map[string]string{} // which zone has an upstream
 	for i, z := range c.Zones {
-		p.checkZoneHash(fmt.Sprintf("zones[%d].hash", i), z.Hash)
+		key := fmt.Sprintf("zones[%d].hash", i)
+		p.checkZoneHash(key, z.Hash)
+		if other, ok := servers[z.Hash.Upstream]; ok && z.Hash.Upstream != "" && p.sound(key) {
+			p.add(key+".upstream", fmt.Sprintf("zone %q has this server: what the writers of one report, the readers of the other would be told", other), "give each zone a server of its own")
+		}
+		servers[z.Hash.Upstream] = z.Name
 	}
 }
 
