@@ -313,11 +313,22 @@ written is what there was at one moment, table by table.`,
 	return cmd
 }
 
-// keepPublished says which mappings stay whatever is removed: those of what is published, but where a zone answers as the reference server does.
-func keepPublished(cfg *config.Config, records *sqldb.DB) func(zone string, u hashserv.Unihash) bool {
-	reference := map[string]bool{}
+// keepPublished says which mappings stay whatever is removed: those of what is published in the zone or its bases, where it is answered for,
+// but where a zone answers as the reference server does.
+func keepPublished(cfg *config.Config, isPublished func(zone string, hash [32]byte) bool) func(zone string, u hashserv.Unihash) bool {
+	zones := map[string]config.Zone{}
 	for _, z := range cfg.Zones {
-		reference[z.Name] = z.Hash.Reference
+		zones[z.Name] = z
 	}
-	return func(zone string, u hashserv.Unihash) bool { return !reference[zone] && records.Published(zone, u) }
+	return func(zone string, u hashserv.Unihash) bool {
+		if zones[zone].Hash.Reference {
+			return false
+		}
+		for at := zone; at != ""; at = zones[at].Base {
+			if isPublished(at, u) {
+				return true
+			}
+		}
+		return false
+	}
 }

@@ -23,7 +23,7 @@ import (
 // openMappings opens the mappings of hash equivalence.
 func openMappings(ctx context.Context, cfg *config.Config, records *sqldb.DB, log *slog.Logger) (*sqldb.Hashes, error) {
 	h, err := sqldb.OpenHashes(ctx, sqldb.HashesConfig{
-		Path: cfg.Hash.Database.Value, Memory: int64(cfg.Hash.Memory), Keep: keepPublished(cfg, records), Logger: log,
+		Path: cfg.Hash.Database.Value, Memory: int64(cfg.Hash.Memory), Keep: keepPublished(cfg, records.Published), Logger: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the database of hash equivalence: %w", err)

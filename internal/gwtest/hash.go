@@ -12,7 +12,9 @@ import (
 
 // hashZone returns what keeps zones' mappings, and those of what is published for good.
 func (g *Gate) hashZone(o Options) func(zone string) gateway.HashZone {
-	keep := func(zone string, u hashserv.Unihash) bool { return g.DB.Published(zone, u) }
+	keep := func(zone string, u hashserv.Unihash) bool {
+		return g.DB.Published(zone, u) || zone == "review" && g.DB.Published("main", u)
+	}
 	if !o.HashDB {
 		return func(zone string) gateway.HashZone {
 			return gateway.HashZone{Store: hashserv.NewMemory(hashserv.MemoryConfig{Keep: func(u hashserv.Unihash) bool { return keep(zone, u) }})}
