@@ -296,6 +296,7 @@ func TestUpgrades(t *testing.T) {
 		{"no key", "GET", "Sec-Websocket-Key", "", http.StatusBadRequest},
 		{"a short key", "GET", "Sec-Websocket-Key", "AAAA", http.StatusBadRequest},
 		{"from a page of another site", "GET", "Origin", "https://evil.example", http.StatusForbidden},
+		{"from a page whose site resolves to here", "GET", "Origin", strings.Replace(address, "ws", "http", 1), http.StatusForbidden},
 		{"from a page of nowhere", "GET", "Origin", "null", http.StatusForbidden},
 		{"a window that is not spoken", "GET", "Sec-Websocket-Extensions", "permessage-deflate; server_max_window_bits=9", http.StatusSwitchingProtocols},
 	} {

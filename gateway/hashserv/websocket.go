@@ -28,7 +28,8 @@ const (
 )
 
 var (
-	errBinary = malformed("a websocket message is binary")
+	errBinary  = malformed("a websocket message is binary")
+	errBrowser = malformed("a browser asks for a websocket")
 	// The library takes io.EOF for the end of a message, also where it is not.
 	errEnded = errors.New("the connection ended")
 	errCut   = errors.New("the connection ended within a frame")
@@ -37,8 +38,12 @@ var (
 // AcceptWebsocket answers an upgrade. When the error is not nil it has answered with one. Compression is taken when it is offered, without
 // state between messages, so that an idle connection holds none; short messages are sent without it.
 //
-// A browser's request from another site is refused.
+// A browser's request is refused, whichever site its page is of: a site can have the name of this server resolve to it, and BitBake is no browser.
 func AcceptWebsocket(w http.ResponseWriter, r *http.Request) (Conn, error) {
+	if len(r.Header["Origin"]) > 0 {
+		http.Error(w, "this is not for browsers", http.StatusForbidden)
+		return nil, errBrowser
+	}
 	taken := &takenOver{ResponseWriter: w}
 	ws, err := websocket.Accept(taken, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionNoContextTakeover})
 	if err != nil {
