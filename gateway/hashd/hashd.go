@@ -268,6 +268,13 @@ func (s *Server) Upgrade(ctx context.Context, w http.ResponseWriter, r *http.Req
 
 // Stream answers lines on a channel of the ssh door, and returns when the client has ended them. It closes conn.
 func (s *Server) Stream(ctx context.Context, conn net.Conn, remote netip.AddrPort, session *gateway.Session, zone string) {
+	leave, ok := s.open.Admit(limit.Address(net.TCPAddrFromAddrPort(remote)))
+	if !ok {
+		conn.Close()
+		s.observe(Observation{Transport: "ssh", Outcome: "full"})
+		return
+	}
+	defer leave()
 	s.answer(ctx, hashserv.NewLineConn(conn, hashserv.MaxLine), gateway.Door{Name: doorName, Remote: remote}, session, zone, "ssh")
 }
 

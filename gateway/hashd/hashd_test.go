@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -276,6 +277,36 @@ func TestConnectionLimits(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// TestChannelsCount: a channel of the ssh door is one of its address's connections.
+func TestChannelsCount(t *testing.T) {
+	g, _ := published(t, gwtest.Options{})
+	door, err := hashd.New(hashd.Config{Gateway: g.Gateway, Protocol: hashserv.NewServer(hashserv.ServerConfig{}), Limits: hashd.Limits{ConnsPerAddress: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	open := func() net.Conn {
+		here, there := net.Pipe()
+		serving.Go(func() { door.Stream(t.Context(), there, netip.MustParseAddrPort("192.0.2.1:1000"), nil, "main") })
+		return here
+	}
+	alive := func(c net.Conn) bool {
+		_, _ = c.Write([]byte("OEHASHEQUIV 1.1\n\n{\"ping\": {}}\n"))
+		n, _ := c.Read(make([]byte, 64))
+		return n > 0
+	}
+	first, second := open(), net.Conn(nil)
+	if !alive(first) {
+		t.Fatal("the first channel is not served")
+	}
+	if second = open(); alive(second) {
+		t.Error("a second channel of one address is served")
+	}
+	first.Close()
+	second.Close()
+	serving.Wait()
 }
 
 // TestRunEndsConnections: when the door stops, connections that rest do not hold it up.
