@@ -40,6 +40,8 @@ type Published interface {
 const (
 	// hashRecheck is for how long a hash connection's principal counts as identified.
 	hashRecheck = time.Second
+	// nobodyRests is for how long the connection of nobody may rest. BitBake connects again when it has a question.
+	nobodyRests = time.Minute
 	// maxTask is how long a method and a task hash may be together. No real one has half of it.
 	maxTask = 512
 )
@@ -75,6 +77,7 @@ var _ interface {
 	hashserv.Equivalents
 	hashserv.Keeper
 	hashserv.Users
+	hashserv.Resting
 } = (*Hashes)(nil)
 
 // Hashes returns hash equivalence in a zone for a connection at door. The session may be nil: then the client has yet to sign in with the
@@ -95,7 +98,7 @@ func (h *Hashes) enter(s *Session, account *authn.Account) {
 	held := *s
 	held.door = h.door
 	h.session, h.credential, h.account, h.checked = &held, s.credential, account, h.gate.Now()
-	h.author = authorOf(s.principal, account)
+	h.author = authorOf(s.principal)
 }
 
 // leave makes the connection nobody's.
@@ -103,8 +106,16 @@ func (h *Hashes) leave() {
 	h.session, h.credential, h.account, h.author = nil, authn.Credential{}, nil, 0
 }
 
+// Rest implements [hashserv.Resting]: whoever has not signed in shall not hold connections that others need.
+func (h *Hashes) Rest() time.Duration {
+	if h.session == nil {
+		return nobodyRests
+	}
+	return 0
+}
+
 // authorOf stands for a principal where its mappings are kept.
-func authorOf(p *authn.Principal, account *authn.Account) hashserv.Author {
+func authorOf(p *authn.Principal) hashserv.Author {
 	sum := sha256.Sum256([]byte(p.Forge + "\x00" + p.ID))
 	return hashserv.Author(max(1, binary.BigEndian.Uint64(sum[:8])))
 }

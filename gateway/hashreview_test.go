@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/gateway"
@@ -104,5 +105,21 @@ func TestAccountsOwnChangesAreRecorded(t *testing.T) {
 		if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, want) }) {
 			t.Errorf("no event says %q: %q", want, said)
 		}
+	}
+}
+
+// TestNobodyRestsForShort: connections are for those who signed in.
+func TestNobodyRestsForShort(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	token := g.As("bob").Token
+	h := g.Gateway.Hashes(gateway.Door{Name: "hash"}, "main", nil)
+	if d := h.Rest(); d != time.Minute {
+		t.Errorf("nobody rests for %v", d)
+	}
+	if _, err := h.Auth(t.Context(), "bob", token); err != nil || h.Rest() != 0 {
+		t.Errorf("bob rests for %v, %v", h.Rest(), err)
+	}
+	if _, err := h.Auth(t.Context(), "bob", "wrong"); err == nil || h.Rest() != time.Minute {
+		t.Errorf("a wrong login rests for %v, %v", h.Rest(), err)
 	}
 }

@@ -18,6 +18,12 @@ type Backfills interface {
 	BackfillWait(ctx context.Context) (tasks int64, err error)
 }
 
+// Resting is a [Peer] whose connection may rest for less long than [ServerConfig].Idle.
+type Resting interface {
+	// Rest returns for how long, 0 for as long as any.
+	Rest() time.Duration
+}
+
 // ServerConfig limits what a peer may take. What is zero is the default.
 type ServerConfig struct {
 	// Handshake is how long a peer may take to say what it speaks: 10 s.
@@ -108,6 +114,15 @@ func (c *serving) within(d time.Duration) error {
 	return nil
 }
 
+// rest gives the connection as long as its peer may say nothing.
+func (c *serving) rest() error {
+	d := c.server.conf.Idle
+	if r, ok := c.peer.(Resting); ok {
+		d = min(d, orElse(r.Rest(), d))
+	}
+	return c.within(d)
+}
+
 func (c *serving) flush() error {
 	if err := c.within(c.server.conf.Write); err != nil {
 		return err
@@ -125,7 +140,7 @@ func (c *serving) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := c.within(c.server.conf.Idle); err != nil {
+		if err := c.rest(); err != nil {
 			return err
 		}
 		text, room, err := receiveMessage(c.conn, c.room)

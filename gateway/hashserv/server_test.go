@@ -499,6 +499,27 @@ func TestIdlePeers(t *testing.T) {
 	}
 }
 
+// srvResting is a peer that may rest for a minute only.
+type srvResting struct{ Peer }
+
+func (srvResting) Rest() time.Duration { return time.Minute }
+
+// TestRestingPeers: a peer may say that its connection rests for less long, in a stream and out of it.
+func TestRestingPeers(t *testing.T) {
+	for _, sent := range []string{"", `{"ping":{}}` + "\n", `{"get-stream":null}` + "\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			client, ended := srvPipe(t.Context(), NewServer(ServerConfig{Idle: time.Hour}), srvResting{srvNewPeer(t)})
+			defer client.Close()
+			go client.drain()
+			began := time.Now()
+			client.send(clientHello + "\n\n" + sent)
+			if err := <-ended; srvEnd(err) != "error" || time.Since(began) != time.Minute {
+				t.Errorf("%q: ended after %v: %v", sent, time.Since(began), err)
+			}
+		})
+	}
+}
+
 // TestPeerThatDoesNotRead: replies that do not leave end the connection.
 func TestPeerThatDoesNotRead(t *testing.T) {
 	for _, sent := range []string{`{"ping":{}}`, `{"get-stream":null}` + "\nm t1", `{"get":{"method":"m","taskhash":"t1","all":true}}`} {

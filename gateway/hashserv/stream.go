@@ -71,7 +71,7 @@ func (c *serving) stream(ctx context.Context, need Permission, answer func(conte
 		if err := c.flush(); err != nil {
 			return err
 		}
-		if err := c.within(c.server.conf.Idle); err != nil {
+		if err := c.rest(); err != nil {
 			return err
 		}
 		var err error
