@@ -232,6 +232,9 @@ func (c *Client) Exists(ctx context.Context, unihashes []Unihash, answers []bool
 
 func askable(word string) bool { return len(word) <= maxWord && cleanWord(word) }
 
+// errLongMessage is about what was asked, not about the server, which is not told of it.
+var errLongMessage = malformed("a message is too long")
+
 var errBadLine = malformed("a reply in a stream is not what it can be")
 
 func parseUnihashLine(reply []byte) (Unihash, error) {
@@ -326,7 +329,7 @@ func (c *Client) command(ctx context.Context, l *lane, again bool, name string, 
 		return err
 	}
 	if len(text) > MaxMessage {
-		return malformed("a message is too long")
+		return errLongMessage
 	}
 	call := newCall(commands, text, 1, again, func(_ int, reply []byte) error { return read(reply) })
 	l.put(call)

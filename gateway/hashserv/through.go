@@ -229,6 +229,8 @@ func (p *Proxy) judge(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, errLongMessage):
+		return err
 	}
 	err = fmt.Errorf("%w: the upstream: %v", ErrUnavailable, err)
 	p.health.failed(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -539,4 +540,18 @@ func TestThroughBounded(t *testing.T) {
 			c.Errorf("the upstream was asked %d times: all is remembered", n)
 		}
 	})
+}
+
+// TestLongReportIsNoLoss: a report that grows too long when it is written anew is its reporter's fault, not the upstream's: others are answered.
+func TestLongReportIsNoLoss(t *testing.T) {
+	c, err := hashserv.NewClient(hashserv.ClientConfig{Address: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p := hashserv.Through(hashserv.NewMemory(hashserv.MemoryConfig{}), c, hashserv.ThroughConfig{State: func(lost error) { t.Errorf("the upstream is lost: %v", lost) }})
+	r := hashserv.Report{Task: hashserv.Task{"m", "t"}, Outhash: "o", Unihash: hashserv.Unihash{1}, Details: hashserv.Details{Siginfo: strings.Repeat("é", hashserv.MaxMessage/3)}}
+	if m, err := p.Report(t.Context(), r); err == nil {
+		t.Errorf("mapped to %v", m)
+	}
 }
