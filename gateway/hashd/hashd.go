@@ -117,7 +117,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.draining = true
 	// Clients ask again what was not answered, as they do when a gate is killed; what they reported is safe once it is answered.
 	for c := range s.conns {
-		c.Close()
+		go c.Close() // which may wait for a peer that does not read
 	}
 	s.mu.Unlock()
 	s.work.Wait()

@@ -309,6 +309,52 @@ func TestChannelsCount(t *testing.T) {
 	serving.Wait()
 }
 
+// slowEnd is a connection whose end waits for others, as that of TLS does for a peer that does not read.
+type slowEnd struct {
+	net.Conn
+	others *sync.WaitGroup
+	once   sync.Once
+}
+
+func (c *slowEnd) Close() error {
+	c.once.Do(c.others.Done)
+	c.others.Wait()
+	return c.Conn.Close()
+}
+
+// TestRunEndsAllAtOnce: a connection that takes long to end holds up no other.
+func TestRunEndsAllAtOnce(t *testing.T) {
+	g, _ := published(t, gwtest.Options{})
+	door, err := hashd.New(hashd.Config{Gateway: g.Gateway, Protocol: hashserv.NewServer(hashserv.ServerConfig{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- door.Run(ctx) }()
+	var both sync.WaitGroup
+	both.Add(2)
+	for range 2 {
+		here, there := net.Pipe()
+		defer here.Close()
+		go door.Stream(t.Context(), &slowEnd{Conn: there, others: &both}, netip.AddrPort{}, nil, "main")
+		_, _ = here.Write([]byte("OEHASHEQUIV 1.1\n\n{\"ping\": {}}\n"))
+		if n, err := here.Read(make([]byte, 64)); n == 0 {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	select {
+	case err := <-ran:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("one connection waits for another")
+	}
+}
+
 // TestRunEndsConnections: when the door stops, connections that rest do not hold it up.
 func TestRunEndsConnections(t *testing.T) {
 	g, _ := published(t, gwtest.Options{})
