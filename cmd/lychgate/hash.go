@@ -58,6 +58,16 @@ func openHashDatabase(ctx context.Context, configPath string) (*hashes, error) {
 
 func (h *hashes) close() error { return errors.Join(h.Close(), h.records.Close()) }
 
+// following runs do while the records are kept up to date.
+func (h *hashes) following(ctx context.Context, do func(context.Context) error) error {
+	follow, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- h.records.Run(follow) }()
+	err := do(ctx)
+	stop()
+	return errors.Join(err, <-ended)
+}
+
 // zone checks that a zone is one of the configuration.
 func (h *hashes) zone(name string) error {
 	if slices.ContainsFunc(h.cfg.Zones, func(z config.Zone) bool { return z.Name == name }) {
@@ -66,7 +76,7 @@ func (h *hashes) zone(name string) error {
 	return usageError("no zone is named %q in the configuration", name)
 }
 
-// onHashes runs do with the databases open.
+// onHashes runs do with the databases open. What a gate that runs publishes meanwhile is followed.
 func onHashes(cmd *cobra.Command, configPath, zone string, do func(ctx context.Context, h *hashes) error) error {
 	h, err := openHashDatabase(cmd.Context(), configPath)
 	if err != nil {
@@ -76,7 +86,7 @@ func onHashes(cmd *cobra.Command, configPath, zone string, do func(ctx context.C
 		err = h.zone(zone)
 	}
 	if err == nil {
-		err = do(cmd.Context(), h)
+		err = h.following(cmd.Context(), func(ctx context.Context) error { return do(ctx, h) })
 	}
 	return errors.Join(err, h.close())
 }
@@ -248,7 +258,8 @@ func newHashGC() *cobra.Command {
 		Long: `GC removes the mappings of a zone that were not reported for some time and under which nothing is published, and then reports of
 that age of tasks that are mapped to nothing. It works in small steps: a gate that runs goes on answering.
 
-What is published in the zone keeps its mapping, however old. In a zone that answers as the reference server does, nothing is kept for that.`,
+What is published in the zone or its bases keeps its mapping, however old. In a zone that answers as the reference server does, nothing is
+kept for that.`,
 		Example: "  lychgate hash gc --zone main --older-than 720h --dry-run",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
