@@ -69,7 +69,10 @@ func (h *Hashes) reported(ctx context.Context, s *Session, r hashserv.Report) ha
 func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m hashserv.Mapping, why string) {
 	h.begin(s)
 	own := hashserv.Mapping{Unihash: r.Unihash}
-	if m := h.fromBase(ctx, r.Task); m != (hashserv.Mapping{}) {
+	switch m, err := h.fromBase(ctx, r.Task); {
+	case err != nil:
+		return own, "a base of the zone could not be looked up"
+	case m != (hashserv.Mapping{}):
 		return m, "a base of the zone has the mapping"
 	}
 	row, err := h.zone.Hash.Store.Outhash(ctx, hashserv.Query{Method: r.Method, Outhash: r.Outhash, Taskhash: r.Taskhash})
@@ -87,7 +90,7 @@ func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m 
 }
 
 // fromBase returns what a task is mapped to in a base of the zone, as far as the asker may know.
-func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) hashserv.Mapping {
+func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) (hashserv.Mapping, error) {
 	for depth, zone := range h.in {
 		store := h.gate.zones[zone].Hash.Store
 		if depth == 0 || store == nil {
@@ -96,13 +99,13 @@ func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) hashserv.Mapping
 		var m [1]hashserv.Mapping
 		if err := store.Unihash(ctx, []hashserv.Task{t}, m[:]); err != nil {
 			h.gate.Log.Warn("hash equivalence: look up", "zone", zone, "error", err)
-			continue
+			return hashserv.Mapping{}, err
 		}
 		if m[0].Unihash != (hashserv.Unihash{}) && h.shows(ctx, depth, m[0]) {
-			return m[0]
+			return m[0], nil
 		}
 	}
-	return hashserv.Mapping{}
+	return hashserv.Mapping{}, nil
 }
 
 // store records a write, makes it, and waits until both are on the disk. What the task is mapped to in the end is told only if the asker
@@ -164,12 +167,8 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 		why = "the zone does not map tasks without an output"
 	case !fits(t):
 		why = "the task is too long"
-	case h.fromBase(ctx, t) != (hashserv.Mapping{}):
-		why = "a base of the zone has the mapping"
 	default:
-		if published, allowed := h.readable(ctx, 0, m.Unihash); published && !allowed {
-			why = "the unihash is that of something that the reporter may not read"
-		}
+		why = h.unmappable(ctx, t, m.Unihash)
 	}
 	if why != "" {
 		e.Decision.Verdict, e.Detail = "deny", why
@@ -186,6 +185,21 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 	return h.store(ctx, s, e, m.Unihash, func(ctx context.Context) (hashserv.Mapping, error) {
 		return equivalents.Equivalent(ctx, t, m)
 	})
+}
+
+// unmappable returns why a task must not be mapped without an output, "" if it may be.
+func (h *Hashes) unmappable(ctx context.Context, t hashserv.Task, u hashserv.Unihash) string {
+	base, err := h.fromBase(ctx, t)
+	published, allowed := h.readable(ctx, 0, u)
+	switch {
+	case err != nil:
+		return "a base of the zone could not be looked up"
+	case base != (hashserv.Mapping{}):
+		return "a base of the zone has the mapping"
+	case published && !allowed:
+		return "the unihash is that of something that the reporter may not read"
+	}
+	return ""
 }
 
 // present is what a task is mapped to for the asker, else own.

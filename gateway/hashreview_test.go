@@ -123,3 +123,34 @@ func TestNobodyRestsForShort(t *testing.T) {
 		t.Errorf("a wrong login rests for %v, %v", h.Rest(), err)
 	}
 }
+
+// broken is a store that cannot look up.
+type broken struct{ hashserv.Store }
+
+func (broken) Unihash(context.Context, []hashserv.Task, []hashserv.Mapping) error {
+	return hashserv.ErrUnavailable
+}
+
+// TestBaseThatCannotBeAsked: while nobody knows whether the base has a task, it is not mapped anew.
+func TestBaseThatCannotBeAsked(t *testing.T) {
+	review := hashserv.NewMemory(hashserv.MemoryConfig{})
+	g := gwtest.New(t, gwtest.Options{Review: true, Hash: func(zone string) gateway.HashZone {
+		if zone == "main" {
+			return gateway.HashZone{Store: broken{hashserv.NewMemory(hashserv.MemoryConfig{})}, Equivalents: true}
+		}
+		return gateway.HashZone{Store: review, Equivalents: true}
+	}})
+	bob, own := ask(t, g, "bob", "review"), gwtest.NewObject("mine", "package").Unihash()
+	if got := bob.report("x", "x", own); got != own {
+		t.Errorf("answered %v", got)
+	}
+	if m, err := bob.Equivalent(t.Context(), task("y"), hashserv.Mapping{Unihash: own}); err != nil || m.Unihash != own {
+		t.Errorf("answered %v, %v", m.Unihash, err)
+	}
+	for _, name := range []string{"x", "y"} {
+		var m [1]hashserv.Mapping
+		if err := review.Unihash(t.Context(), []hashserv.Task{task(name)}, m[:]); err != nil || m[0] != (hashserv.Mapping{}) {
+			t.Errorf("%s is mapped to %v, %v", name, m[0].Unihash, err)
+		}
+	}
+}
