@@ -94,11 +94,15 @@ func clClient(t testing.TB, conf hashserv.ClientConfig) *hashserv.Client {
 // TestClient: a server behind a client is what is behind the server.
 func TestClient(t *testing.T) {
 	for _, network := range []string{"tcp", "unix", "ws"} {
+		differences := []hashtest.Difference{hashtest.OverWire}
+		if network != "tcp" {
+			differences = append(differences, hashtest.Brief)
+		}
 		t.Run(network, func(t *testing.T) {
 			hashtest.Run(t, func(t testing.TB, c hashtest.Config) hashserv.Store {
 				s := clServe(t, network, clPeer{hashserv.NewMemory(hashserv.MemoryConfig{Now: c.Now, Keep: c.Keep})})
 				return clClient(t, hashserv.ClientConfig{Address: s.address})
-			}, hashtest.OverWire)
+			}, differences...)
 		})
 	}
 }

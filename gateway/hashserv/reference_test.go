@@ -32,8 +32,11 @@ func TestReference(t *testing.T) {
 		hashtest.LosesBlanks,      // it cuts long messages at any character
 		hashtest.CleansAnyAge,     // it negates the age twice
 	}
-	for _, network := range []string{"unix", "tcp"} {
+	for _, network := range []string{"unix", "tcp", "ws"} {
 		t.Run(network, func(t *testing.T) {
+			if network == "ws" && exec.Command("python3", "-c", "import websockets").Run() != nil {
+				t.Skip("the reference server needs python3-websockets for it")
+			}
 			hashtest.Run(t, func(t testing.TB, _ hashtest.Config) hashserv.Store {
 				return clClient(t, hashserv.ClientConfig{Address: clReference(t, network)})
 			}, differences...)
@@ -91,9 +94,12 @@ func clReference(t testing.TB, network string, more ...string) string {
 		t.Fatal(err)
 	}
 	dial := bind
-	if network == "unix" {
+	switch network {
+	case "unix":
 		dial = filepath.Join(where, "s")
 		bind = "unix://" + dial
+	case "ws":
+		network, bind = "tcp", "ws://"+dial
 	}
 	cmd := exec.Command("python3", append([]string{filepath.Join(dir, "bin", "bitbake-hashserv"), "--bind", bind, "--database", filepath.Join(where, "db")}, more...)...)
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")

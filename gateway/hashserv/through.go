@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Held is what a [Proxy] keeps what it learnt in: a [Memory], or a database.
@@ -37,8 +39,8 @@ type ThroughConfig struct {
 	Forget time.Duration
 	// Remembered is how many such answers of each kind are kept at most; 0 means 100,000.
 	Remembered int
-	// Wait is how long a lookup waits for the upstream before it is answered neutrally; 0 means 5 s. It is to be shorter than the
-	// patience of BitBake, which is 30 s.
+	// Wait is how long a lookup waits for the upstream before it is answered neutrally, and a report before it fails; 0 means 5 s. It
+	// is to be shorter than the patience of BitBake, which is 30 s.
 	Wait time.Duration
 	// Pause is how long the upstream is not asked after it failed, doubled with each further failure up to LongestPause; 0 means 1 s
 	// and 15 s. Lookups are answered at once meanwhile, but for one at the end of each pause.
@@ -166,7 +168,7 @@ func (p *Proxy) Report(ctx context.Context, r Report) (Mapping, error) {
 	if r.Unihash == (Unihash{}) {
 		return Mapping{}, ErrInvalidUnihash
 	}
-	return p.write(ctx, r.Task, Mapping{Unihash: r.Unihash, Author: r.Author}, func() (Mapping, error) { return p.upstream.Report(ctx, r) })
+	return p.write(ctx, r.Task, Mapping{Unihash: r.Unihash, Author: r.Author}, func(ctx context.Context) (Mapping, error) { return p.upstream.Report(ctx, r) })
 }
 
 // Equivalent implements [Equivalents].
@@ -174,21 +176,23 @@ func (p *Proxy) Equivalent(ctx context.Context, t Task, m Mapping) (Mapping, err
 	if m.Unihash == (Unihash{}) {
 		return Mapping{}, ErrInvalidUnihash
 	}
-	return p.write(ctx, t, m, func() (Mapping, error) { return p.upstream.Equivalent(ctx, t, m) })
+	return p.write(ctx, t, m, func(ctx context.Context) (Mapping, error) { return p.upstream.Equivalent(ctx, t, m) })
 }
 
 // write has the upstream map t, and holds what it says. What was held before stays, and is the answer.
-func (p *Proxy) write(ctx context.Context, t Task, mine Mapping, do func() (Mapping, error)) (Mapping, error) {
+func (p *Proxy) write(ctx context.Context, t Task, mine Mapping, do func(context.Context) (Mapping, error)) (Mapping, error) {
 	if err := p.health.ready(); err != nil {
 		return Mapping{}, err
 	}
 	epoch := p.learns.epoch()
-	told, err := do()
+	hasty, cancel := context.WithTimeout(ctx, p.conf.Wait)
+	defer cancel()
+	told, err := do(hasty)
 	if err = p.judge(ctx, err); err != nil {
 		return Mapping{}, err
 	}
 	p.rows.forget()
-	if told.Unihash == mine.Unihash && !p.recorded(ctx, t, told) {
+	if told.Unihash == mine.Unihash && !p.recorded(hasty, t, told) {
 		return told, nil
 	}
 	if told = (Mapping{Unihash: told.Unihash}); told.Unihash == mine.Unihash {
@@ -287,15 +291,17 @@ func (p *Proxy) hold(ctx context.Context, epoch uint64, tasks []Task, mappings [
 		_ = p.learns.during(epoch, func() error { return l.Learn(ctx, tasks, mappings) })
 		return
 	}
+	var all errgroup.Group
+	all.SetLimit(64) // a database commits together what comes together
 	for i, t := range tasks {
-		err := p.learns.during(epoch, func() error {
-			_, err := p.held.Equivalent(ctx, t, mappings[i])
-			return err
+		all.Go(func() error {
+			return p.learns.during(epoch, func() error {
+				_, err := p.held.Equivalent(ctx, t, mappings[i])
+				return err
+			})
 		})
-		if err != nil {
-			return
-		}
 	}
+	_ = all.Wait()
 }
 
 // BackfillWait implements [Backfills]: it waits until what was learnt is held.

@@ -302,6 +302,19 @@ func TestThroughLostForLong(t *testing.T) {
 	})
 }
 
+// TestThroughReportHangs: a report to an upstream that says nothing fails while BitBake still waits.
+func TestThroughReportHangs(t *testing.T) {
+	clBubble(t, func(c *clThrough) {
+		c.up.fault(clHang)
+		begin := time.Now()
+		_, err := c.Report(c.Context(), hashserv.Report{Task: clTask(1), Outhash: "o", Unihash: hashtest.U(1)})
+		clLost(c, "a report", err)
+		if d := time.Since(begin); d != 5*time.Second {
+			c.Errorf("it failed after %s", d)
+		}
+	})
+}
+
 // TestThroughManyFail: that many questions fail at once is one failure, after which the pause is the shortest.
 func TestThroughManyFail(t *testing.T) {
 	clBubble(t, func(c *clThrough) {

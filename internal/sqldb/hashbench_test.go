@@ -129,6 +129,7 @@ func BenchmarkHashReport(b *testing.B) {
 				texts[i] = text(i)
 			}
 			var next atomic.Int64
+			b.ResetTimer()
 			b.SetParallelism(40 / runtime.GOMAXPROCS(0))
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {

@@ -44,6 +44,8 @@ const (
 	// LosesBlanks is a store that loses blanks of long texts, as the reference server does: it cuts a message into lines anywhere, and
 	// whoever reads a line takes off its trailing blanks.
 	LosesBlanks
+	// Brief is no difference: fewer sequences are tried, of a store that is tried by others already.
+	Brief
 	// CleansAnyAge is a store whose CleanUnused ignores the age, as the reference server's does.
 	CleansAnyAge
 )

@@ -204,8 +204,15 @@ type play struct {
 	rt    *rapid.T
 }
 
+// briefly is how many sequences are tried of a store that is Brief.
+const briefly = 20
+
 func (s suite) model(t *testing.T) {
+	tried := 0
 	rapid.Check(t, func(rt *rapid.T) {
+		if tried++; s.differs[Brief] && tried > briefly {
+			return
+		}
 		life := &lifetime{TB: t}
 		defer life.end()
 		p := &play{env: s.env(life), rt: rt}

@@ -348,7 +348,7 @@ func racingReports(e *env) {
 
 // racingBatches: what was answered once is answered ever after, whoever asks.
 func racingBatches(e *env) {
-	const n = 64
+	const n = 32
 	tasks := make([]hashserv.Task, n)
 	for i := range tasks {
 		tasks[i] = task(numbered("t", i))
