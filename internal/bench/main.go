@@ -39,6 +39,8 @@ func dispatch(ctx context.Context, args []string) error {
 			return serveHold(ctx, args[1:], os.Stdin, os.Stdout)
 		case "sshhandler":
 			return serveSSHHandler(ctx, args[1:])
+		case "hashhandler":
+			return serveHashHandler(ctx, args[1:])
 		case "handler":
 			return serveHandler(ctx, args[1:])
 		}
