@@ -174,7 +174,7 @@ func (h *Hashes) Auth(ctx context.Context, name, token string) (hashserv.User, e
 	if credential.Account != nil {
 		a, err := h.gate.Accounts.Account(ctx, h.name, name)
 		if err != nil {
-			return hashserv.User{}, err
+			return hashserv.User{}, h.refuseLogin(ctx, name)
 		}
 		account = &a
 	}

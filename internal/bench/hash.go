@@ -15,6 +15,7 @@ import (
 type hashServers struct {
 	reference, referenceWeb server
 	gate, gateWeb, gateTLS  server
+	bare                    server // answers without looking
 }
 
 // newHashServers gives each an address; the last of the gate's is that of its https door.
@@ -23,6 +24,7 @@ func newHashServers(w *world, https string, addrs []string) hashServers {
 		reference: server{name: "BitBake's server, TCP", addr: addrs[0]}, referenceWeb: server{name: "BitBake's server, websocket", addr: addrs[1]},
 		gate: server{name: "the gate, TCP", addr: addrs[2]}, gateWeb: server{name: "the gate, websocket", addr: addrs[3]},
 		gateTLS: server{name: "the gate, websocket over TLS", addr: https},
+		bare:    server{name: "a bare Go server, TCP", addr: addrs[4]},
 	}
 	ref, err := hashref.Find(context.Background(), w.bitbake)
 	if err != nil {
@@ -33,6 +35,13 @@ func newHashServers(w *world, https string, addrs []string) hashServers {
 	}
 	h.referenceWeb.start = func(ctx context.Context) ([]*process, error) {
 		return w.startReference(ctx, ref, "hashserv", "ws://"+h.referenceWeb.addr)
+	}
+	h.bare.start = func(ctx context.Context) ([]*process, error) {
+		cmd, err := ourselves(ctx, "hashhandler", "-addr", h.bare.addr)
+		if err != nil {
+			return nil, err
+		}
+		return w.startOne(ctx, "hashhandler", func() bool { return accepts(h.bare.addr) }, cmd.Args...)
 	}
 	start := func(ctx context.Context) ([]*process, error) { return startGate(ctx, w, https) }
 	h.gate.start, h.gateWeb.start, h.gateTLS.start = start, start, start
@@ -142,11 +151,17 @@ func measureHash(ctx context.Context, w *world) (rows []row, err error) {
 		for _, s := range []server{h.reference, h.gate, h.referenceWeb, h.gateWeb, h.gateTLS} {
 			contenders = append(contenders, w.hashOrder(s, k.request, k.change))
 		}
+		if k.least > 0 {
+			contenders = append(contenders, w.hashOrder(h.bare, k.request, k.change))
+		}
 		all, err := w.compare(ctx, contenders...)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k.name, err)
 		}
 		rate := func(s server) float64 { return all[s.name].median(turn.rate) }
+		if k.least > 0 {
+			rows = append(rows, rates(k.name+", TCP", h.bare, all, rate(h.gate), 0, true))
+		}
 		rows = append(
 			rows,
 			rates(k.name+", TCP", h.reference, all, rate(h.gate), k.least, true),

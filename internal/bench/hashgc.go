@@ -5,23 +5,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/lychgate/lychgate/gateway/hashserv"
 	"github.com/lychgate/lychgate/internal/sqldb"
 )
 
-// Garbage collection at the gate: how many mappings there are, of which half go, and what is asked meanwhile. The lookups come evenly,
+// Garbage collection at the gate, by which half of the mappings go, and what is asked meanwhile. The lookups come evenly,
 // at the rate that people run at, so that what they wait for is the server and not each other.
 const (
-	gcMappings      = 5_000_000
-	gcMappingsQuick = 200_000
+	gcMappingsQuick = 100_000
 	gcRate          = 50 // of each of the clients, in a second
 	gcTurn          = 2 * time.Second
 	gcIdleTurn      = 10 * time.Second
@@ -36,11 +34,8 @@ func measureHashGC(ctx context.Context, w *world) ([]row, error) {
 	if err := w.prepareHash(ctx); err != nil {
 		return nil, err
 	}
-	n := gcMappings
-	if w.quick {
-		n = gcMappingsQuick
-	}
-	g := &collection{world: w, mappings: n}
+	n := w.mappings
+	g := &collection{world: w}
 	if err := g.measure(ctx); err != nil {
 		return nil, err
 	}
@@ -65,7 +60,6 @@ func measureHashGC(ctx context.Context, w *world) ([]row, error) {
 // collection is one measurement.
 type collection struct {
 	*world
-	mappings     int
 	memory, disk int64 // of the mappings
 	start, took  time.Duration
 	idle, during outcome // during has the worst of all turns
@@ -122,28 +116,35 @@ func (g *collection) resident(ctx context.Context, name string) (int64, time.Dur
 	return memory, took, err
 }
 
-// fillers is how many reports wait at once: all that wait go into one transaction.
-const fillers = 2_000
-
-// fill reports every small object under its hash, and beside those as many tasks as there shall be, half of them to be kept.
+// fill takes in an export with as many mappings as there shall be, and a report of each.
 func (g *collection) fill(ctx context.Context) (err error) {
 	h, err := sqldb.OpenHashes(ctx, sqldb.HashesConfig{Path: g.path("hash-full.db"), Memory: 1 << 30})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	group, ctx := errgroup.WithContext(ctx)
-	for first := range fillers {
-		group.Go(func() error {
-			for n := first; n < g.mappings; n += fillers {
-				if _, err := h.Zone("main").Report(ctx, gcReport(n)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	out, in := io.Pipe()
+	go func() { in.CloseWithError(writeReports(in, g.mappings)) }()
+	counts, err := h.Import(ctx, "main", out, nil)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
 	}
-	return group.Wait()
+	if want := int64(2 * g.mappings); counts.Taken != want {
+		return fmt.Errorf("%d mappings and reports were taken in, want %d", counts.Taken, want)
+	}
+	return nil
+}
+
+// writeReports writes n mappings and their reports as lines of an export.
+func writeReports(w io.Writer, n int) error {
+	lines := bufio.NewWriterSize(w, 1<<20)
+	for i := range n {
+		r := gcReport(i)
+		task := `"method":"` + r.Method + `","taskhash":"` + r.Taskhash + `"`
+		lines.WriteString("{" + task + `,"unihash":"` + r.Unihash.String() + "\"}\n")
+		lines.WriteString("{" + task + `,"outhash":"` + r.Outhash + `","created":"2026-01-01T00:00:00Z","PN":"` + r.PN + `","PV":"` + r.PV + `","task":"` + r.Details.Task + "\"}\n")
+	}
+	return lines.Flush()
 }
 
 // gcReport is the n-th report: of a small object, while there are any, else of something that nobody asks for.

@@ -36,7 +36,7 @@ func TestGCReports(t *testing.T) {
 
 // TestWithoutBitBake: without a checkout the reference is left out, and it is said what it needs.
 func TestWithoutBitBake(t *testing.T) {
-	h := newHashServers(&world{}, "", make([]string, 4))
+	h := newHashServers(&world{}, "", make([]string, 5))
 	if h.reference.lacks == "" || h.referenceWeb.lacks == "" || h.gate.lacks != "" {
 		t.Errorf("%q, %q, %q", h.reference.lacks, h.referenceWeb.lacks, h.gate.lacks)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/gateway/hashserv"
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
 // hashPeer is a server that knows one user, who may do all.
@@ -139,5 +140,35 @@ func TestHashLoad(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestHashHandler: the bare server answers lookups, and ends when it is told to.
+func TestHashHandler(t *testing.T) {
+	_, _, names := newHashPeer(t)
+	addr, err := loopback.Free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- serveHashHandler(ctx, []string{"-addr", addr}) }()
+	for !accepts(addr) {
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	l := load{
+		Addr: addr, Request: "get-stream " + hashMethod + " {NAME}", Names: names, Conns: 2, Duration: time.Minute,
+		Hash: &hashOrder{Flight: 5, Count: 20},
+	}
+	if o, err := l.run(t.Context()); err != nil || o.Requests != 40 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

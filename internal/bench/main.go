@@ -39,6 +39,8 @@ func dispatch(ctx context.Context, args []string) error {
 			return serveHold(ctx, args[1:], os.Stdin, os.Stdout)
 		case "sshhandler":
 			return serveSSHHandler(ctx, args[1:])
+		case "hashhandler":
+			return serveHashHandler(ctx, args[1:])
 		case "handler":
 			return serveHandler(ctx, args[1:])
 		}
@@ -62,6 +64,7 @@ type options struct {
 	bitbake string
 	keep    bool
 
+	mappings int
 	rounds   int
 	duration time.Duration // of one turn
 }
@@ -77,6 +80,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
 	flags.StringVar(&o.bitbake, "bitbake", os.Getenv("BITBAKE_DIR"), "`directory` of a BitBake checkout, whose hash equivalence server is a peer; $BITBAKE_DIR")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with configurations and logs")
+	flags.IntVar(&o.mappings, "mappings", 5_000_000, "how many `mappings` garbage collection of hash equivalence halves; filling in takes some minutes a million")
 	flags.IntVar(&o.rounds, "rounds", 5, "how many `turns` peer and gate have; the median counts")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "how long a turn is")
 	if err := flags.Parse(args); err != nil {
@@ -86,10 +90,10 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	if o.quick {
-		o.rounds, o.duration = 1, 1500*time.Millisecond
+		o.rounds, o.duration, o.mappings = 1, 1500*time.Millisecond, min(o.mappings, gcMappingsQuick)
 	}
-	if o.rounds < 1 || o.duration <= 0 {
-		return o, errors.New("-rounds and -duration must be positive")
+	if o.rounds < 1 || o.duration <= 0 || o.mappings <= 2*objects {
+		return o, fmt.Errorf("-rounds and -duration must be positive, and -mappings above %d", 2*objects)
 	}
 	var err error
 	o.only, err = regexp.Compile(only)

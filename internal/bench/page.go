@@ -40,6 +40,8 @@ How to read it:
   a lookup is answered when the artifact behind it is published and the asker may read all its sources, and every stream leaves events in the journal. The
   20,000 hashes are those of the small objects. With 64 in flight the generator replaces those lines together whose answers came together. Connecting is a
   client's: to sign in, to enter the stream, and to ask are round trips of their own, of which BitBake's server, where nobody signs in, has one less.
+- The bare Go server answers a line with its last word and looks at nothing: how far it is above BitBake's says how much of a target is within reach on this
+  machine. With one line in flight most of the time goes by in the kernel, which wakes one end and then the other.
 - A report at the gate is on the disk, with its event, before it is answered; SQLite as BitBake's server sets it up syncs now and then.
 - In the burst each connection begins at once and makes 9,000 lookups, 512 in flight.
 - While garbage collection runs, 40 connections make 50 lookups a second each, at fixed times: what a stall makes the later ones wait counts. The

@@ -33,7 +33,7 @@ type servers struct {
 }
 
 func newServers(w *world) (*servers, error) {
-	var addrs [13]string
+	var addrs [14]string
 	for i := range addrs {
 		var err error
 		if addrs[i], err = loopback.Free(); err != nil {

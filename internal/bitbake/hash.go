@@ -342,16 +342,19 @@ func (t *hashTrial) check(b hashBuild, r result) error {
 		faults = append(faults, fmt.Errorf("exit code %d, errors %q", r.exit, r.errors))
 	}
 	log, err := os.ReadFile(filepath.Join(r.dir, "bitbake-cookerdaemon.log"))
-	if err != nil || r.traceback || bytes.Contains(log, []byte("Traceback (most recent call last)")) {
-		faults = append(faults, fmt.Errorf("a traceback of Python: %w", err))
+	if r.traceback || bytes.Contains(log, []byte("Traceback (most recent call last)")) {
+		faults = append(faults, errors.New("a traceback of Python"))
 	}
+	faults = append(faults, err)
 	slices.Sort(r.compiled)
 	if !b.killed && !slices.Equal(r.compiled, b.compiles()) { // with a gate that comes and goes, any or all may be built again
 		faults = append(faults, fmt.Errorf("compiled %q, want %q", r.compiled, b.compiles()))
 	}
-	if output, err := os.ReadFile(outputOf(r.dir)); err != nil || !bytes.Equal(output, t.output) {
-		faults = append(faults, fmt.Errorf("the build's output is %q, want %q: %w", output, t.output, err))
+	output, err := os.ReadFile(outputOf(r.dir))
+	if err == nil && !bytes.Equal(output, t.output) {
+		err = fmt.Errorf("the build's output is %q, want %q", output, t.output)
 	}
+	faults = append(faults, err)
 	return errors.Join(faults...)
 }
 

@@ -192,6 +192,7 @@ var (
 	_ hashserv.Store       = (*HashZone)(nil)
 	_ hashserv.Equivalents = (*HashZone)(nil)
 	_ hashserv.Keeper      = (*HashZone)(nil)
+	_ hashserv.Learner     = (*HashZone)(nil)
 )
 
 // Unihash implements [hashserv.Store]. While memory is complete it neither reads the file nor allocates.

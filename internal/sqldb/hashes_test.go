@@ -533,3 +533,86 @@ func TestHashesRefuseTheGatesDatabase(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestHashLearn: many mappings at once are written once each, and all or none.
+func TestHashLearn(t *testing.T) {
+	h := hxOpen(t, HashesConfig{Path: hxPath(t)})
+	z := h.Zone("main")
+	task := func(i int) hashserv.Task { return hashserv.Task{Method: "m", Taskhash: fmt.Sprint("task ", i)[5:]} }
+	mapping := func(i int) hashserv.Mapping { return hashserv.Mapping{Unihash: hashserv.Unihash{1, byte(i)}} }
+	if _, err := z.Equivalent(t.Context(), task(1), mapping(100)); err != nil {
+		t.Fatal(err)
+	}
+	tasks := []hashserv.Task{task(0), task(1), task(2), task(2)}
+	if err := z.Learn(t.Context(), tasks, []hashserv.Mapping{mapping(0), mapping(1), mapping(2), mapping(3)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Learn(t.Context(), []hashserv.Task{task(7), task(8)}, []hashserv.Mapping{mapping(7), {}}); err == nil {
+		t.Error("a mapping to nothing was learnt")
+	}
+	answers := make([]hashserv.Mapping, 4)
+	if err := z.Unihash(t.Context(), []hashserv.Task{task(0), task(1), task(2), task(7)}, answers); err != nil {
+		t.Fatal(err)
+	}
+	want := []hashserv.Mapping{mapping(0), mapping(100), mapping(2), {}}
+	if !reflect.DeepEqual(answers, want) {
+		t.Errorf("mapped to %v, want %v", answers, want)
+	}
+}
+
+// TestHashExpire: what was not reported for long goes, with its reports, but for what is kept; a dry run only counts.
+func TestHashExpire(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	kept := hashserv.Unihash{9}
+	h := hxOpen(t, HashesConfig{
+		Path: hxPath(t), Now: func() time.Time { return now },
+		Keep: func(zone string, u hashserv.Unihash) bool { return zone == "main" && u == kept },
+	})
+	z := h.Zone("main")
+	report := func(name, output string, u hashserv.Unihash) {
+		t.Helper()
+		_, err := z.Report(t.Context(), hashserv.Report{Task: hashserv.Task{Method: "m", Taskhash: name}, Outhash: output, Unihash: u})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	report("old", "1", hashserv.Unihash{1})
+	report("kept", "2", kept)
+	report("again", "3", hashserv.Unihash{3})
+	if _, err := z.Equivalent(t.Context(), hashserv.Task{Method: "m", Taskhash: "bare"}, hashserv.Mapping{Unihash: hashserv.Unihash{4}}); err != nil {
+		t.Fatal(err)
+	}
+	report2 := h.Zone("review")
+	if _, err := report2.Report(t.Context(), hashserv.Report{Task: hashserv.Task{Method: "m", Taskhash: "old"}, Outhash: "1", Unihash: hashserv.Unihash{1}}); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(48 * time.Hour)
+	report("again", "4", hashserv.Unihash{3})
+	report("new", "5", hashserv.Unihash{5})
+	before := now.Add(-time.Hour)
+	for _, dry := range []bool{true, false} {
+		wantRows := int64(1) // of the mapping that goes: the older report of "again" is of a task that is mapped
+		if dry {
+			wantRows = 0
+		}
+		mappings, rows, err := z.Expire(t.Context(), before, dry)
+		if mappings != 2 || rows != wantRows || err != nil {
+			t.Fatalf("dry=%v: %d mappings and %d rows, %v", dry, mappings, rows, err)
+		}
+	}
+	there := func(z *HashZone, name string) bool {
+		var m [1]hashserv.Mapping
+		if err := z.Unihash(t.Context(), []hashserv.Task{{Method: "m", Taskhash: name}}, m[:]); err != nil {
+			t.Fatal(err)
+		}
+		return m[0] != hashserv.Mapping{}
+	}
+	for name, want := range map[string]bool{"old": false, "bare": false, "kept": true, "again": true, "new": true} {
+		if there(z, name) != want {
+			t.Errorf("%s is there: %v", name, !want)
+		}
+	}
+	if !there(report2, "old") {
+		t.Error("another zone's mapping is gone")
+	}
+}

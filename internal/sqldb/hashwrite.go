@@ -297,19 +297,44 @@ func (z *HashZone) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.M
 		return hashserv.Mapping{}, hashserv.ErrInvalidUnihash
 	}
 	var now hashserv.Mapping
-	err := z.h.write(ctx, func(ctx context.Context, w *hashWrite) error {
-		ids, err := w.task(ctx, z.name, t)
-		if err != nil {
-			return err
-		}
-		if now, err = w.mapping(ctx, mappingByIDs, ids.taskhash, ids.method, ids.zone); err != nil || now != (hashserv.Mapping{}) {
-			return err
-		}
-		now = m
-		return w.mapTo(ctx, ids, m)
+	err := z.h.write(ctx, func(ctx context.Context, w *hashWrite) (err error) {
+		now, err = w.mapOnce(ctx, z.name, t, m)
+		return err
 	})
 	if err != nil {
 		return hashserv.Mapping{}, fmt.Errorf("map a task: %w", unavailable(err))
 	}
 	return now, nil
+}
+
+// mapOnce maps a task unless it is mapped, and returns what it is mapped to.
+func (w *hashWrite) mapOnce(ctx context.Context, zone string, t hashserv.Task, m hashserv.Mapping) (hashserv.Mapping, error) {
+	ids, err := w.task(ctx, zone, t)
+	if err != nil {
+		return hashserv.Mapping{}, err
+	}
+	held, err := w.mapping(ctx, mappingByIDs, ids.taskhash, ids.method, ids.zone)
+	if err != nil || held != (hashserv.Mapping{}) {
+		return held, err
+	}
+	return m, w.mapTo(ctx, ids, m)
+}
+
+// Learn implements [hashserv.Learner]: all in one transaction.
+func (z *HashZone) Learn(ctx context.Context, tasks []hashserv.Task, mappings []hashserv.Mapping) error {
+	err := z.h.write(ctx, func(ctx context.Context, w *hashWrite) error {
+		for i, t := range tasks {
+			if mappings[i].Unihash == (hashserv.Unihash{}) {
+				return hashserv.ErrInvalidUnihash
+			}
+			if _, err := w.mapOnce(ctx, z.name, t, mappings[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("map tasks: %w", unavailable(err))
+	}
+	return nil
 }
