@@ -217,8 +217,9 @@ func (h *Hashes) find(ctx context.Context, s *Session, b *hashBatch, tasks []has
 		}
 		h.found = slices.Grow(h.found[:0], len(tasks))[:len(tasks)]
 		if err := store.Unihash(ctx, tasks, h.found); err != nil {
+			// The same as nothing, and nothing of its bases either: an answer of theirs may be another than the one that was given before.
 			h.gate.Log.Warn("hash equivalence: look up", "zone", zone, "error", err)
-			continue // the same as nothing
+			break
 		}
 		for i, m := range h.found {
 			if m.Unihash != (hashserv.Unihash{}) && answers[i].Unihash == (hashserv.Unihash{}) && fits(tasks[i]) && h.shows(ctx, depth, m) {

@@ -211,12 +211,19 @@ func TestNoLaundering(t *testing.T) {
 	if got := bob.report("bob's public", "public", own.Unihash()); got != public.Unihash() {
 		t.Errorf("bob reports a public output and is answered %v", got)
 	}
-	// To name somebody else's unihash outright is no way either.
+	// To name somebody else's unihash outright gives nothing either, and tells nothing: it is the answer that any unihash gets.
 	if got := bob.report("named", "another output", private.Unihash()); got != private.Unihash() {
-		t.Errorf("bob names the private unihash and is answered %v: any other answer tells him something", got)
+		t.Errorf("bob names the private unihash and is answered %v", got)
 	}
-	if got := ci.mapped(task("named")); got != none {
-		t.Errorf("bob mapped a task to a unihash that he may not read: %v", got)
+	absent := gwtest.NewObject("absent", "package").Unihash()
+	if got := bob.report("named absent", "yet another output", absent); got != absent {
+		t.Errorf("bob names an absent unihash and is answered %v", got)
+	}
+	if a, b := bob.mapped(task("named")), bob.mapped(task("named absent")); a != private.Unihash() || b != absent {
+		t.Errorf("bob gets %v and %v for what he named: a difference tells what is there", a, b)
+	}
+	if bob.exists(private.Unihash()) {
+		t.Error("what bob named exists for him")
 	}
 	if got := bob.mapped(task("private")); got != none {
 		t.Errorf("bob gets %v for ci's task", got)

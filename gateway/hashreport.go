@@ -69,11 +69,13 @@ func (h *Hashes) reported(ctx context.Context, s *Session, r hashserv.Report) ha
 func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m hashserv.Mapping, why string) {
 	h.begin(s)
 	own := hashserv.Mapping{Unihash: r.Unihash}
-	switch m, err := h.fromBase(ctx, r.Task); {
+	switch m, known, err := h.fromBase(ctx, r.Task); {
 	case err != nil:
 		return own, "a base of the zone could not be looked up"
-	case m != (hashserv.Mapping{}):
+	case known:
 		return m, "a base of the zone has the mapping"
+	case m != (hashserv.Mapping{}):
+		return own, "a base of the zone has a mapping that is not the reporter's to know"
 	}
 	row, err := h.zone.Hash.Store.Outhash(ctx, hashserv.Query{Method: r.Method, Outhash: r.Outhash, Taskhash: r.Taskhash})
 	switch {
@@ -83,29 +85,30 @@ func (h *Hashes) settled(ctx context.Context, s *Session, r hashserv.Report) (m 
 	case row != nil && !h.shows(ctx, 0, hashserv.Mapping{Unihash: row.Unihash, Author: row.Author}):
 		return own, "the output is known, and what it is mapped to is not the reporter's to know"
 	}
-	if published, allowed := h.readable(ctx, 0, r.Unihash); published && !allowed {
-		return own, "the unihash is that of something that the reporter may not read"
-	}
 	return hashserv.Mapping{}, ""
 }
 
-// fromBase returns what a task is mapped to in a base of the zone, as far as the asker may know.
-func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) (hashserv.Mapping, error) {
+// fromBase returns what a task is mapped to in a base of the zone, and whether the asker may know it. What is mapped there is not mapped anew
+// here, whoever may know: readers of this zone were answered with it.
+func (h *Hashes) fromBase(ctx context.Context, t hashserv.Task) (m hashserv.Mapping, known bool, err error) {
 	for depth, zone := range h.in {
 		store := h.gate.zones[zone].Hash.Store
 		if depth == 0 || store == nil {
 			continue
 		}
-		var m [1]hashserv.Mapping
-		if err := store.Unihash(ctx, []hashserv.Task{t}, m[:]); err != nil {
+		var found [1]hashserv.Mapping
+		if err := store.Unihash(ctx, []hashserv.Task{t}, found[:]); err != nil {
 			h.gate.Log.Warn("hash equivalence: look up", "zone", zone, "error", err)
-			return hashserv.Mapping{}, err
+			return hashserv.Mapping{}, false, err
 		}
-		if m[0].Unihash != (hashserv.Unihash{}) && h.shows(ctx, depth, m[0]) {
-			return m[0], nil
+		if found[0].Unihash == (hashserv.Unihash{}) {
+			continue
+		}
+		if m = found[0]; h.shows(ctx, depth, m) {
+			return m, true, nil
 		}
 	}
-	return hashserv.Mapping{}, nil
+	return m, false, nil
 }
 
 // store records a write, makes it, and waits until both are on the disk. What the task is mapped to in the end is told only if the asker
@@ -168,7 +171,7 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 	case !fits(t):
 		why = "the task is too long"
 	default:
-		why = h.unmappable(ctx, t, m.Unihash)
+		why = h.unmappable(ctx, t)
 	}
 	if why != "" {
 		e.Decision.Verdict, e.Detail = "deny", why
@@ -188,16 +191,12 @@ func (h *Hashes) Equivalent(ctx context.Context, t hashserv.Task, m hashserv.Map
 }
 
 // unmappable returns why a task must not be mapped without an output, "" if it may be.
-func (h *Hashes) unmappable(ctx context.Context, t hashserv.Task, u hashserv.Unihash) string {
-	base, err := h.fromBase(ctx, t)
-	published, allowed := h.readable(ctx, 0, u)
-	switch {
+func (h *Hashes) unmappable(ctx context.Context, t hashserv.Task) string {
+	switch base, _, err := h.fromBase(ctx, t); {
 	case err != nil:
 		return "a base of the zone could not be looked up"
 	case base != (hashserv.Mapping{}):
 		return "a base of the zone has the mapping"
-	case published && !allowed:
-		return "the unihash is that of something that the reporter may not read"
 	}
 	return ""
 }

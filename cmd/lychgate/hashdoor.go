@@ -138,7 +138,7 @@ func (g *gate) hashDoor() (*hashd.Server, error) {
 	h := g.cfg.Hash
 	return hashd.New(hashd.Config{
 		Gateway: g.gateway, Protocol: hashserv.NewServer(hashserv.ServerConfig{Idle: h.Idle}), Observe: g.metrics.observeHash, Log: g.log,
-		Limits: hashd.Limits{Conns: h.Connections, ConnsPerAddress: h.ConnectionsPerAddress},
+		Limits: hashd.Limits{Conns: h.Connections, ConnsPerAddress: h.ConnectionsPerAddress, ConnsPerPrincipal: h.ConnectionsPerPrincipal},
 	})
 }
 

@@ -36,20 +36,22 @@ type Config struct {
 
 // Limits bound what clients can make the door hold. Zero members get the defaults of DefaultLimits.
 type Limits struct {
-	Conns            int           // open connections
-	ConnsPerAddress  int           // of them, from one address
-	HandshakeTimeout time.Duration // of TLS, and of an upgrade to a websocket
+	Conns             int           // open connections
+	ConnsPerAddress   int           // of them, from one address
+	ConnsPerPrincipal int           // of them, of one principal, as it came in
+	HandshakeTimeout  time.Duration // of TLS, and of an upgrade to a websocket
 }
 
 // DefaultLimits returns the limits that the documentation promises.
 func DefaultLimits() Limits {
-	return Limits{Conns: 10000, ConnsPerAddress: 4096, HandshakeTimeout: 10 * time.Second}
+	return Limits{Conns: 10000, ConnsPerAddress: 4096, ConnsPerPrincipal: 4096, HandshakeTimeout: 10 * time.Second}
 }
 
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
 	setDefault(&l.Conns, d.Conns)
 	setDefault(&l.ConnsPerAddress, d.ConnsPerAddress)
+	setDefault(&l.ConnsPerPrincipal, d.ConnsPerPrincipal)
 	setDefault(&l.HandshakeTimeout, d.HandshakeTimeout)
 	return l
 }
@@ -84,6 +86,7 @@ type Server struct {
 	observe  func(Observation)
 	log      *slog.Logger
 	open     *limit.Connections
+	each     *limit.Counter // connections by principal
 
 	mu       sync.Mutex // guards what follows
 	conns    map[hashserv.Conn]struct{}
@@ -106,7 +109,7 @@ func New(cfg Config) (*Server, error) {
 	if s.observe == nil {
 		s.observe = func(Observation) {}
 	}
-	s.open = limit.NewConnections(s.limits.Conns, s.limits.ConnsPerAddress)
+	s.open, s.each = limit.NewConnections(s.limits.Conns, s.limits.ConnsPerAddress), limit.NewCounter(s.limits.ConnsPerPrincipal)
 	return s, nil
 }
 
@@ -156,6 +159,7 @@ func (s *Server) accepted(ctx context.Context, nc net.Conn, l Listener) {
 	}
 	defer leave()
 	defer nc.Close()
+	defer s.recovered(doorOf(nc.RemoteAddr()))
 	transport, credential := "lines", authn.Credential{Place: l.Place}
 	if l.TLS != nil {
 		transport = "tls"
@@ -281,20 +285,31 @@ func (s *Server) Stream(ctx context.Context, conn net.Conn, remote netip.AddrPor
 // answer serves one connection until it ends. It closes conn.
 func (s *Server) answer(ctx context.Context, conn hashserv.Conn, door gateway.Door, session *gateway.Session, zone, transport string) {
 	defer conn.Close()
+	if session != nil {
+		key := session.Principal().Key()
+		if !s.each.Enter(key) {
+			s.observe(Observation{Transport: transport, Outcome: "full"})
+			return
+		}
+		defer s.each.Leave(key)
+	}
 	if !s.track(conn) {
 		return
 	}
 	defer s.untrack(conn)
 	began := time.Now()
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic in a hash connection", "panic", p, "remote", door.Remote.String(), "stack", string(debug.Stack()))
-		}
-		s.observe(Observation{Transport: transport, Outcome: "ended", Took: time.Since(began)})
-	}()
+	defer func() { s.observe(Observation{Transport: transport, Outcome: "ended", Took: time.Since(began)}) }()
+	defer s.recovered(door)
 	err := s.protocol.Serve(ctx, conn, s.gate.Hashes(door, zone, session))
 	if err != nil {
 		s.log.Debug("a hash connection ended", "error", err, "remote", door.Remote.String())
+	}
+}
+
+// recovered keeps a panic in what it is deferred by from ending the process; the connection ends instead.
+func (s *Server) recovered(door gateway.Door) {
+	if p := recover(); p != nil {
+		s.log.Error("panic in a hash connection", "panic", p, "remote", door.Remote.String(), "stack", string(debug.Stack()))
 	}
 }
 

@@ -388,3 +388,32 @@ func TestRunEndsConnections(t *testing.T) {
 		t.Error("it is still answered")
 	}
 }
+
+// TestConnectionsOfAPrincipal: one principal has so many connections, whichever addresses they come from; others are not kept out by it.
+func TestConnectionsOfAPrincipal(t *testing.T) {
+	places := map[string]authn.Principal{
+		"bob": {Forge: gwtest.Forge, ID: "2", Name: "bob", Kind: authn.Human}, "alice": {Forge: gwtest.Forge, ID: "1", Name: "alice", Kind: authn.Human},
+	}
+	g, o := published(t, gwtest.Options{Places: places})
+	door, err := hashd.New(hashd.Config{Gateway: g.Gateway, Protocol: hashserv.NewServer(hashserv.ServerConfig{}), Limits: hashd.Limits{ConnsPerPrincipal: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := serve(t, door, "tcp", "127.0.0.1:0", hashd.Listener{Zone: "main", Place: "bob"})
+	alice := serve(t, door, "tcp", "127.0.0.1:0", hashd.Listener{Zone: "main", Place: "alice"})
+	first, err := net.Dial("tcp", bob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	_, _ = first.Write([]byte("OEHASHEQUIV 1.1\n\n{\"ping\": {}}\n"))
+	if n, err := first.Read(make([]byte, 64)); n == 0 {
+		t.Fatal(err)
+	}
+	if got, err := sees(t, o, hashserv.ClientConfig{Address: bob, Connections: 1}); got || err == nil {
+		t.Errorf("bob's second connection is answered %v, %v", got, err)
+	}
+	if got, err := sees(t, o, hashserv.ClientConfig{Address: alice, Connections: 1}); !got || err != nil {
+		t.Errorf("alice is kept out: %v, %v", got, err)
+	}
+}

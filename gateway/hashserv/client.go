@@ -242,10 +242,15 @@ func parseUnihashLine(reply []byte) (Unihash, error) {
 		return Unihash{}, nil
 	}
 	u, ok := ParseUnihash(string(reply))
-	if !ok {
+	if !ok && !isOldHash(reply) {
 		return Unihash{}, errBadLine
 	}
 	return u, nil
+}
+
+// isOldHash reports whether a reply is a hash that is no unihash: old databases have some. It is a whole reply, and of no use.
+func isOldHash(reply []byte) bool {
+	return len(reply) <= 128 && len(bytes.Trim(reply, "0123456789abcdefABCDEF")) == 0
 }
 
 func parseExistsLine(reply []byte) (bool, error) {

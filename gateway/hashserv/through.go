@@ -52,7 +52,8 @@ type ThroughConfig struct {
 }
 
 // Proxy is a store in front of another server. It answers what it holds and asks the upstream for the rest. A mapping is held for good: it is
-// written once, and what was answered is answered again though the upstream is lost, or has changed its mind.
+// written once, and what was answered is answered again though the upstream is lost, or has changed its mind. It is held in the background: what a
+// crash, or a flood of answers, keeps from being held is asked for again.
 //
 // When the upstream is lost, lookups are answered with what is held, and otherwise as if there were nothing; what writes or maintains is an
 // error that wraps [ErrUnavailable]. It recovers by itself. What the upstream refuses to look up or to record is treated as its loss: the

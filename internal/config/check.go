@@ -446,6 +446,7 @@ func (p *parser) checkBounds(c *Config) {
 		{"hash.memory", int64(c.Hash.Memory), 1 << 20, 1 << 40, size},
 		{"hash.connections", int64(c.Hash.Connections), 1, 1 << 20, number},
 		{"hash.connections_per_address", int64(c.Hash.ConnectionsPerAddress), 1, 1 << 20, number},
+		{"hash.connections_per_principal", int64(c.Hash.ConnectionsPerPrincipal), 1, 1 << 20, number},
 		{"hash.idle", int64(c.Hash.Idle), second, 7 * 24 * hour, duration},
 		{"tokens.life", int64(c.Tokens.Life), minute, 31 * 24 * hour, duration},
 		{"tokens.ci_life", int64(c.Tokens.CILife), minute, 7 * 24 * hour, duration},

@@ -271,7 +271,7 @@ func defaults() *Config {
 		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate"},
 		Admin:  Admin{Listen: "127.0.0.1:9443"},
 		SSH:    SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
-		Hash:   Hash{Memory: 512 << 20, Connections: 10000, ConnectionsPerAddress: 4096, Idle: 24 * time.Hour},
+		Hash:   Hash{Memory: 512 << 20, Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 24 * time.Hour},
 		Tokens: Tokens{Life: 12 * time.Hour, CILife: 6 * time.Hour},
 		Audit:  Audit{Sync: "batch", Segment: 64 << 20, MinFree: 64 << 20},
 		Limits: Limits{

@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 		SSH: config.SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
 		Hash: config.Hash{
 			Database: config.Location{Scheme: "sqlite", Value: "/var/lib/lychgate/hashes.db"}, Memory: 512 << 20,
-			Connections: 10000, ConnectionsPerAddress: 4096, Idle: 24 * time.Hour,
+			Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 24 * time.Hour,
 		},
 		Admin:  config.Admin{Listen: "127.0.0.1:9443"},
 		Zones:  []config.Zone{{Name: "main"}},
@@ -346,6 +346,7 @@ var bad = []struct{ name, doc, want string }{
 	{"hash user without a server", replace("- name: main", "- {name: main, hash: {user: u, password: \"env:P\"}}"), `5:31: zones[0].hash.user: for an upstream, and there is none (give upstream, or remove it)`},
 	{"hash user without a password", replace("- name: main", "- {name: main, hash: {upstream: \"h:1\", user: u}}"), `5:18: zones[0].hash.password: user and password come together (give both or none)`},
 	{"hash server of two zones", replace("- name: main", "- {name: main, hash: {upstream: \"h:1\"}}\n  - {name: review, base: main, review: true, hash: {upstream: \"h:1\"}}"), `6:63: zones[1].hash.upstream: zone "main" has this server: what the writers of one report, the readers of the other would be told (give each zone a server of its own)`},
+	{"hash password in the clear", replace("- name: main", "- {name: main, hash: {upstream: \"ws://h:1/x\", user: u, password: \"env:P\"}}"), `5:68: zones[0].hash.password: a password in the clear beyond this machine (write wss://, or reach the server on this machine)`},
 	{"hash authority without TLS", replace("- name: main", "- {name: main, hash: {upstream: \"h:1\", ca: c}}"), `5:46: zones[0].hash.ca: an upstream without TLS shows no certificate (remove it, or write wss://)`},
 	{"bundle and switch", minimal + "policy: {bundle: p, transitive: true}\n", `8:33: policy.transitive: a switch of the built-in rule, which policy.bundle replaces (remove one of the two)`},
 	{"audit mode", minimal + "audit: {sync: none}\n", `8:15: audit.sync: no such mode: "none" (batch or strict)`},

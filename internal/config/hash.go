@@ -22,6 +22,8 @@ type Hash struct {
 	Connections int `yaml:"connections"`
 	// ConnectionsPerAddress is how many of them one address may have. Default 4096.
 	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// ConnectionsPerPrincipal is how many of them one principal may have. Default 4096.
+	ConnectionsPerPrincipal int `yaml:"connections_per_principal"`
 	// Idle is how long a connection may rest. BitBake holds one for a whole build. Default 24h.
 	Idle time.Duration `yaml:"idle"`
 }
@@ -171,9 +173,26 @@ func (p *parser) checkZoneHash(key string, z ZoneHash) {
 	if p.sound(key) && (z.User == "") != z.Password.IsZero() {
 		p.add(key+".password", "user and password come together", "give both or none")
 	}
+	if p.sound(key) && !z.Password.IsZero() && !private(z.Upstream) {
+		p.add(key+".password", "a password in the clear beyond this machine", "write wss://, or reach the server on this machine")
+	}
 	if p.sound(key) && z.CA != "" && !strings.HasPrefix(z.Upstream, "wss://") {
 		p.add(key+".ca", "an upstream without TLS shows no certificate", "remove it, or write wss://")
 	}
+}
+
+// private reports whether what is said to a server stays between it and the gate: by TLS, or on this machine.
+func private(address string) bool {
+	host := address
+	if u, err := url.Parse(address); err == nil && u.Scheme == "ws" {
+		host = u.Host
+	} else if strings.Contains(address, "://") {
+		return true
+	}
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return loopbackHost(strings.Trim(host, "[]"))
 }
 
 // validHashServer reports whether text is an address as BB_HASHSERVE has it.
