@@ -248,9 +248,9 @@ func parseUnihashLine(reply []byte) (Unihash, error) {
 	return u, nil
 }
 
-// isOldHash reports whether a reply is a hash that is no unihash: old databases have some. It is a whole reply, and of no use.
+// isOldHash reports whether a reply is an MD5 or SHA-1, as old databases have some in place of unihashes. It is a whole reply, and of no use.
 func isOldHash(reply []byte) bool {
-	return len(reply) <= 128 && len(bytes.Trim(reply, "0123456789abcdefABCDEF")) == 0
+	return (len(reply) == 32 || len(reply) == 40) && len(bytes.Trim(reply, "0123456789abcdef")) == 0
 }
 
 func parseExistsLine(reply []byte) (bool, error) {

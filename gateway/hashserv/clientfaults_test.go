@@ -898,3 +898,31 @@ func TestClientClosed(t *testing.T) {
 		wire.all.Wait()
 	})
 }
+
+// TestClientOldHashes: a server that maps some tasks to hashes of another kind is no server that is broken: those are mapped to nothing.
+func TestClientOldHashes(t *testing.T) {
+	good := strings.Repeat("ab", 32)
+	synctest.Test(t, func(t *testing.T) {
+		wire := &clWire{serve: func(_ int, c *clLines) {
+			c.hello()
+			c.line()
+			c.say(`"ok"`)
+			for _, reply := range []string{strings.Repeat("a", 40), strings.Repeat("b", 32), good} {
+				c.line()
+				c.say(reply)
+			}
+			c.line()
+		}}
+		c := wire.client(t, hashserv.ClientConfig{})
+		tasks := []hashserv.Task{{Method: "m", Taskhash: "1"}, {Method: "m", Taskhash: "2"}, {Method: "m", Taskhash: "3"}}
+		answers := make([]hashserv.Mapping, 3)
+		if err := c.Unihash(t.Context(), tasks, answers); err != nil {
+			t.Fatal(err)
+		}
+		if none := (hashserv.Mapping{}); answers[0] != none || answers[1] != none || answers[2].Unihash.String() != good {
+			t.Errorf("answered %v", answers)
+		}
+		c.Close()
+		wire.all.Wait()
+	})
+}
