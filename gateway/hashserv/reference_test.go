@@ -35,7 +35,7 @@ func TestReference(t *testing.T) {
 	for _, network := range []string{"unix", "tcp", "ws"} {
 		t.Run(network, func(t *testing.T) {
 			if network == "ws" && exec.Command("python3", "-c", "import websockets").Run() != nil {
-				t.Skip("the reference server needs python3-websockets for it")
+				t.Fatal("the reference server needs python3-websockets for it: apt-get install python3-websockets")
 			}
 			hashtest.Run(t, func(t testing.TB, _ hashtest.Config) hashserv.Store {
 				return clClient(t, hashserv.ClientConfig{Address: clReference(t, network)})
