@@ -144,28 +144,14 @@ func (h *Hashes) Close() error {
 // Run brings what other processes and tools write into memory, within a second, and trims the list of what they removed. It returns nil when ctx
 // is done. While the file cannot be read it logs that once and goes on with what is in memory.
 func (h *Hashes) Run(ctx context.Context) error {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return poll(ctx, h.logTurn, func(ctx context.Context) error {
 		err := h.refresh(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if (err != nil) != failing {
-			failing = err != nil
-			h.logTurn(ctx, err)
-		}
 		if err == nil && h.follow.excess() {
 			// A failure is tried again at the next tick, and what it is about is told to whoever writes.
 			h.write(ctx, h.trim)
 		}
-	}
+		return err
+	})
 }
 
 func (h *Hashes) logTurn(ctx context.Context, err error) {

@@ -170,6 +170,14 @@ func (db *DB) Close() error {
 // nil when ctx is done. While the file cannot be read, it logs that once and goes on: records in memory stay true, for
 // they never change, and token look-ups fail.
 func (db *DB) Run(ctx context.Context) error {
+	return poll(ctx, db.logTurn, func(ctx context.Context) error {
+		db.tokens.expire(db.now())
+		return db.refresh(ctx)
+	})
+}
+
+// poll looks every pollEvery until ctx is done, and tells turn when that begins to fail and when it succeeds again. It returns nil.
+func poll(ctx context.Context, turn func(context.Context, error), look func(context.Context) error) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	failing := false
@@ -179,14 +187,13 @@ func (db *DB) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		db.tokens.expire(db.now())
-		err := db.refresh(ctx)
+		err := look(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if (err != nil) != failing {
 			failing = err != nil
-			db.logTurn(ctx, err)
+			turn(ctx, err)
 		}
 	}
 }
