@@ -5,6 +5,7 @@
 package hashd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -49,18 +50,11 @@ func DefaultLimits() Limits {
 
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
-	setDefault(&l.Conns, d.Conns)
-	setDefault(&l.ConnsPerAddress, d.ConnsPerAddress)
-	setDefault(&l.ConnsPerPrincipal, d.ConnsPerPrincipal)
-	setDefault(&l.HandshakeTimeout, d.HandshakeTimeout)
+	l.Conns = cmp.Or(l.Conns, d.Conns)
+	l.ConnsPerAddress = cmp.Or(l.ConnsPerAddress, d.ConnsPerAddress)
+	l.ConnsPerPrincipal = cmp.Or(l.ConnsPerPrincipal, d.ConnsPerPrincipal)
+	l.HandshakeTimeout = cmp.Or(l.HandshakeTimeout, d.HandshakeTimeout)
 	return l
-}
-
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Observation is what metrics may know of a connection.

@@ -2,6 +2,7 @@ package hashserv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,10 +83,10 @@ func (conf ClientConfig) withDefaults() ClientConfig {
 	if conf.Connections <= 0 {
 		conf.Connections = 4
 	}
-	conf.Timeout = orElse(conf.Timeout, 30*time.Second)
-	conf.Patience = orElse(conf.Patience, 10*time.Minute)
-	conf.Pause = orElse(conf.Pause, 100*time.Millisecond)
-	conf.LongestPause = orElse(conf.LongestPause, 10*time.Second)
+	conf.Timeout = cmp.Or(conf.Timeout, 30*time.Second)
+	conf.Patience = cmp.Or(conf.Patience, 10*time.Minute)
+	conf.Pause = cmp.Or(conf.Pause, 100*time.Millisecond)
+	conf.LongestPause = cmp.Or(conf.LongestPause, 10*time.Second)
 	return conf
 }
 

@@ -1,6 +1,7 @@
 package hashserv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,18 +45,11 @@ type Server struct {
 
 // NewServer makes a server. It does not listen: doors do, and each knows its peers.
 func NewServer(c ServerConfig) *Server {
-	c.Handshake = orElse(c.Handshake, 10*time.Second)
-	c.Idle = orElse(c.Idle, 6*time.Hour)
-	c.Write = orElse(c.Write, time.Minute)
-	c.Linger = orElse(c.Linger, time.Second)
+	c.Handshake = cmp.Or(c.Handshake, 10*time.Second)
+	c.Idle = cmp.Or(c.Idle, 6*time.Hour)
+	c.Write = cmp.Or(c.Write, time.Minute)
+	c.Linger = cmp.Or(c.Linger, time.Second)
 	return &Server{conf: c}
-}
-
-func orElse(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
 }
 
 // Stats returns what the command get-stats tells.
@@ -118,7 +112,7 @@ func (c *serving) within(d time.Duration) error {
 func (c *serving) rest() error {
 	d := c.server.conf.Idle
 	if r, ok := c.peer.(Resting); ok {
-		d = min(d, orElse(r.Rest(), d))
+		d = min(d, cmp.Or(r.Rest(), d))
 	}
 	return c.within(d)
 }

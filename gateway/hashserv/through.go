@@ -1,6 +1,7 @@
 package hashserv
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -79,10 +80,10 @@ var (
 
 // Through makes a proxy. It asks nothing yet.
 func Through(held Held, upstream Upstream, conf ThroughConfig) *Proxy {
-	conf.Forget = orElse(conf.Forget, 5*time.Second)
-	conf.Wait = orElse(conf.Wait, 5*time.Second)
-	conf.Pause = orElse(conf.Pause, time.Second)
-	conf.LongestPause = orElse(conf.LongestPause, 15*time.Second)
+	conf.Forget = cmp.Or(conf.Forget, 5*time.Second)
+	conf.Wait = cmp.Or(conf.Wait, 5*time.Second)
+	conf.Pause = cmp.Or(conf.Pause, time.Second)
+	conf.LongestPause = cmp.Or(conf.LongestPause, 15*time.Second)
 	if conf.Remembered <= 0 {
 		conf.Remembered = 100_000
 	}

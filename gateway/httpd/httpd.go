@@ -4,6 +4,7 @@
 package httpd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -71,26 +72,18 @@ func DefaultLimits() Limits {
 // withDefaults fills the members that are zero.
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
-	l.Conns = orDefault(l.Conns, d.Conns)
-	l.ConnsPerAddress = orDefault(l.ConnsPerAddress, d.ConnsPerAddress)
-	l.RequestsPerPrincipal = orDefault(l.RequestsPerPrincipal, d.RequestsPerPrincipal)
-	l.Streams = orDefault(l.Streams, d.Streams)
-	l.HeaderTimeout = orDefault(l.HeaderTimeout, d.HeaderTimeout)
-	l.IdleTimeout = orDefault(l.IdleTimeout, d.IdleTimeout)
-	l.ProgressWindow = orDefault(l.ProgressWindow, d.ProgressWindow)
-	l.ProgressBytes = orDefault(l.ProgressBytes, d.ProgressBytes)
-	l.HeaderBytes = orDefault(l.HeaderBytes, d.HeaderBytes)
-	l.EnvelopeBytes = orDefault(l.EnvelopeBytes, d.EnvelopeBytes)
-	l.DrainTimeout = orDefault(l.DrainTimeout, d.DrainTimeout)
+	l.Conns = cmp.Or(l.Conns, d.Conns)
+	l.ConnsPerAddress = cmp.Or(l.ConnsPerAddress, d.ConnsPerAddress)
+	l.RequestsPerPrincipal = cmp.Or(l.RequestsPerPrincipal, d.RequestsPerPrincipal)
+	l.Streams = cmp.Or(l.Streams, d.Streams)
+	l.HeaderTimeout = cmp.Or(l.HeaderTimeout, d.HeaderTimeout)
+	l.IdleTimeout = cmp.Or(l.IdleTimeout, d.IdleTimeout)
+	l.ProgressWindow = cmp.Or(l.ProgressWindow, d.ProgressWindow)
+	l.ProgressBytes = cmp.Or(l.ProgressBytes, d.ProgressBytes)
+	l.HeaderBytes = cmp.Or(l.HeaderBytes, d.HeaderBytes)
+	l.EnvelopeBytes = cmp.Or(l.EnvelopeBytes, d.EnvelopeBytes)
+	l.DrainTimeout = cmp.Or(l.DrainTimeout, d.DrainTimeout)
 	return l
-}
-
-func orDefault[T comparable](v, d T) T {
-	var zero T
-	if v == zero {
-		return d
-	}
-	return v
 }
 
 // Observation is what metrics may know of a request. It does not tell denied from absent.

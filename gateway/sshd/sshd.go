@@ -6,6 +6,7 @@
 package sshd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -72,37 +73,23 @@ func DefaultLimits() Limits {
 // withDefaults fills the members that are zero.
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
-	for _, m := range []struct {
-		have *int
-		want int
-	}{
-		{&l.Conns, d.Conns},
-		{&l.ConnsPerAddress, d.ConnsPerAddress},
-		{&l.ConnsPerPrincipal, d.ConnsPerPrincipal},
-		{&l.Handshakes, d.Handshakes},
-		{&l.HandshakesPerAddress, d.HandshakesPerAddress},
-		{&l.Channels, d.Channels},
-		{&l.ChannelsPerPrincipal, d.ChannelsPerPrincipal},
-		{&l.OpenHandles, d.OpenHandles},
-		{&l.CommandBytes, d.CommandBytes},
-	} {
-		setDefault(m.have, m.want)
-	}
-	setDefault(&l.HandshakeTimeout, d.HandshakeTimeout)
-	setDefault(&l.IdleTimeout, d.IdleTimeout)
-	setDefault(&l.KeepAlive, d.KeepAlive)
-	setDefault(&l.Recheck, d.Recheck)
-	setDefault(&l.ProgressWindow, d.ProgressWindow)
-	setDefault(&l.ProgressBytes, d.ProgressBytes)
-	setDefault(&l.DrainTimeout, d.DrainTimeout)
+	l.Conns = cmp.Or(l.Conns, d.Conns)
+	l.ConnsPerAddress = cmp.Or(l.ConnsPerAddress, d.ConnsPerAddress)
+	l.ConnsPerPrincipal = cmp.Or(l.ConnsPerPrincipal, d.ConnsPerPrincipal)
+	l.Handshakes = cmp.Or(l.Handshakes, d.Handshakes)
+	l.HandshakesPerAddress = cmp.Or(l.HandshakesPerAddress, d.HandshakesPerAddress)
+	l.Channels = cmp.Or(l.Channels, d.Channels)
+	l.ChannelsPerPrincipal = cmp.Or(l.ChannelsPerPrincipal, d.ChannelsPerPrincipal)
+	l.OpenHandles = cmp.Or(l.OpenHandles, d.OpenHandles)
+	l.CommandBytes = cmp.Or(l.CommandBytes, d.CommandBytes)
+	l.HandshakeTimeout = cmp.Or(l.HandshakeTimeout, d.HandshakeTimeout)
+	l.IdleTimeout = cmp.Or(l.IdleTimeout, d.IdleTimeout)
+	l.KeepAlive = cmp.Or(l.KeepAlive, d.KeepAlive)
+	l.Recheck = cmp.Or(l.Recheck, d.Recheck)
+	l.ProgressWindow = cmp.Or(l.ProgressWindow, d.ProgressWindow)
+	l.ProgressBytes = cmp.Or(l.ProgressBytes, d.ProgressBytes)
+	l.DrainTimeout = cmp.Or(l.DrainTimeout, d.DrainTimeout)
 	return l
-}
-
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
 }
 
 // Observation is what metrics may know of a handshake or an operation. It does not tell denied from absent.
