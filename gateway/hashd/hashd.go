@@ -147,16 +147,20 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, l Listener) error {
 
 // accepted is the whole life of a connection of a listener.
 func (s *Server) accepted(ctx context.Context, nc net.Conn, l Listener) {
-	leave, ok := s.admit(nc)
+	transport, credential := "lines", authn.Credential{Place: l.Place}
+	if l.TLS != nil {
+		transport = "tls"
+	}
+	leave, ok := s.open.Admit(limit.Address(nc.RemoteAddr()))
 	if !ok {
+		nc.Close()
+		s.full(transport)
 		return
 	}
 	defer leave()
 	defer nc.Close()
 	defer s.recovered(doorOf(nc.RemoteAddr()))
-	transport, credential := "lines", authn.Credential{Place: l.Place}
 	if l.TLS != nil {
-		transport = "tls"
 		secure := tls.Server(nc, l.TLS)
 		shake, cancel := context.WithTimeout(ctx, s.limits.HandshakeTimeout)
 		err := secure.HandshakeContext(shake)
@@ -178,14 +182,9 @@ func (s *Server) accepted(ctx context.Context, nc net.Conn, l Listener) {
 	s.answer(ctx, hashserv.NewLineConn(nc, hashserv.MaxLine), doorOf(nc.RemoteAddr()), session, l.Zone, transport)
 }
 
-// admit counts a connection, or closes it.
-func (s *Server) admit(nc net.Conn) (leave func(), ok bool) {
-	leave, ok = s.open.Admit(limit.Address(nc.RemoteAddr()))
-	if !ok {
-		nc.Close()
-		s.observe(Observation{Transport: "lines", Outcome: "full"})
-	}
-	return leave, ok
+// full notes a connection that there was no room for.
+func (s *Server) full(transport string) {
+	s.observe(Observation{Transport: transport, Outcome: "full"})
 }
 
 // session opens a session for what was shown, nil for nothing: such a client may still sign in.
@@ -211,6 +210,7 @@ func (s *Server) serveWebsockets(ctx context.Context, ln net.Listener, l Listene
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
+	ln = limit.Listener(ln, s.open, func() { s.full("websocket") })
 	go func() {
 		if l.TLS != nil {
 			server.TLSConfig = l.TLS
@@ -243,7 +243,7 @@ func (s *Server) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Req
 		http.Error(w, "the credential is refused", http.StatusUnauthorized)
 		return
 	}
-	s.Upgrade(ctx, w, r, session, l.Zone)
+	s.upgraded(ctx, w, r, session, l.Zone)
 }
 
 // Upgrade makes a request a connection to a zone, and returns when it has ended. A nil session is for a client that has yet to sign in.
@@ -251,16 +251,22 @@ func (s *Server) Upgrade(ctx context.Context, w http.ResponseWriter, r *http.Req
 	at, _ := netip.ParseAddrPort(r.RemoteAddr)
 	leave, ok := s.open.Admit(limit.Address(net.TCPAddrFromAddrPort(at)))
 	if !ok {
-		s.observe(Observation{Transport: "websocket", Outcome: "full"})
+		s.full("websocket")
 		http.Error(w, "too many connections", http.StatusServiceUnavailable)
 		return
 	}
 	defer leave()
+	s.upgraded(ctx, w, r, session, zone)
+}
+
+// upgraded is Upgrade for a connection that is counted already.
+func (s *Server) upgraded(ctx context.Context, w http.ResponseWriter, r *http.Request, session *gateway.Session, zone string) {
 	conn, err := hashserv.AcceptWebsocket(w, r)
 	if err != nil {
 		s.log.Debug("upgrade to a websocket", "error", err)
 		return
 	}
+	at, _ := netip.ParseAddrPort(r.RemoteAddr)
 	s.answer(ctx, conn, gateway.Door{Name: doorName, Remote: at}, session, zone, "websocket")
 }
 
@@ -269,7 +275,7 @@ func (s *Server) Stream(ctx context.Context, conn net.Conn, remote netip.AddrPor
 	leave, ok := s.open.Admit(limit.Address(net.TCPAddrFromAddrPort(remote)))
 	if !ok {
 		conn.Close()
-		s.observe(Observation{Transport: "ssh", Outcome: "full"})
+		s.full("ssh")
 		return
 	}
 	defer leave()
@@ -282,7 +288,7 @@ func (s *Server) answer(ctx context.Context, conn hashserv.Conn, door gateway.Do
 	if session != nil {
 		key := session.Principal().Key()
 		if !s.each.Enter(key) {
-			s.observe(Observation{Transport: transport, Outcome: "full"})
+			s.full(transport)
 			return
 		}
 		defer s.each.Leave(key)

@@ -219,6 +219,16 @@ func TestHTTPAtTheHashPath(t *testing.T) {
 
 // TestConnectionLimits: an address has so many connections, whatever they are made of; one that ends makes room.
 func TestConnectionLimits(t *testing.T) {
+	t.Run("lines", func(t *testing.T) {
+		testConnectionLimits(t, hashd.Listener{Zone: "main"}, "OEHASHEQUIV 1.1\n\n{\"ping\": {}}\n")
+	})
+	t.Run("websockets, before the upgrade", func(t *testing.T) {
+		testConnectionLimits(t, hashd.Listener{Zone: "main", Websocket: true}, "GET / HTTP/1.1\r\nHost: gate\r\n\r\n")
+	})
+}
+
+// testConnectionLimits says something that is answered on each connection.
+func testConnectionLimits(t *testing.T, l hashd.Listener, say string) {
 	g, _ := published(t, gwtest.Options{})
 	var mu sync.Mutex
 	full := 0
@@ -235,7 +245,7 @@ func TestConnectionLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := serve(t, door, "tcp", "127.0.0.1:0", hashd.Listener{Zone: "main"})
+	address := serve(t, door, "tcp", "127.0.0.1:0", l)
 	dial := func() net.Conn {
 		c, err := net.Dial("tcp", address)
 		if err != nil {
@@ -244,7 +254,7 @@ func TestConnectionLimits(t *testing.T) {
 		return c
 	}
 	alive := func(c net.Conn) bool {
-		_, _ = c.Write([]byte("OEHASHEQUIV 1.1\n\n{\"ping\": {}}\n"))
+		_, _ = c.Write([]byte(say))
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		n, _ := c.Read(make([]byte, 64))
 		return n > 0

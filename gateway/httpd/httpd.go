@@ -148,7 +148,9 @@ func New(cfg Config) (*Server, error) {
 // Limits.DrainTimeout allows, and cuts the rest. When it returns, no request is being answered. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.http.ServeTLS(newLimitedListener(ln, s.limits), "", "") }()
+	go func() {
+		failed <- s.http.ServeTLS(limit.Listener(ln, limit.NewConnections(s.limits.Conns, s.limits.ConnsPerAddress), nil), "", "")
+	}()
 	select {
 	case err := <-failed:
 		return err

@@ -3,49 +3,12 @@ package httpd
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/lychgate/lychgate/gateway/limit"
 )
-
-// limitedListener closes connections of an address that has too many, and all that go beyond the whole.
-type limitedListener struct {
-	net.Listener
-	open *limit.Connections
-}
-
-func newLimitedListener(ln net.Listener, l Limits) *limitedListener {
-	return &limitedListener{Listener: ln, open: limit.NewConnections(l.Conns, l.ConnsPerAddress)}
-}
-
-// Accept returns the next connection that its address may still have.
-func (l *limitedListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if leave, ok := l.open.Admit(limit.Address(conn.RemoteAddr())); ok {
-			return &limitedConn{Conn: conn, leave: leave}, nil
-		}
-		conn.Close()
-	}
-}
-
-type limitedConn struct {
-	net.Conn
-	once  sync.Once
-	leave func()
-}
-
-func (c *limitedConn) Close() error {
-	c.once.Do(c.leave)
-	return c.Conn.Close()
-}
 
 // workTimeout is how long an answer may take once the whole body is there: the commit of an import reads every byte in the
 // mirror first.
