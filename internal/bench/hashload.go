@@ -27,6 +27,7 @@ type hashOrder struct {
 	Flight int    `json:"flight"` // lines under way at once on one connection
 	Count  int    `json:"count"`  // how many requests a connection makes; 0 until the time is up
 	Rate   int    `json:"rate"`   // how many it makes in a second, evenly; 0 as many as it can
+	Times  bool   `json:"times"`  // the outcome shall have the time of each
 }
 
 // hashGrace is how long after the end an answer may come.

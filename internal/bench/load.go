@@ -68,7 +68,9 @@ type outcome struct {
 	Median   time.Duration `json:"median"`
 	P99      time.Duration `json:"p99"`
 	Protocol string        `json:"protocol"` // as negotiated
-	Error    string        `json:"error,omitempty"`
+	// Times is how long each request took, in no order, when the order asks for it.
+	Times []time.Duration `json:"times,omitempty"`
+	Error string          `json:"error,omitempty"`
 }
 
 // serveLoad reads one order and answers it.
@@ -158,9 +160,17 @@ func (d *loader) collect(workers []worker, elapsed time.Duration) (outcome, erro
 	if o.Requests = len(times); o.Requests == 0 {
 		return o, errors.New("no request was answered in time")
 	}
-	slices.Sort(times)
-	o.Median, o.P99 = times[len(times)/2], times[len(times)*99/100]
+	o.Median, o.P99 = percentiles(times)
+	if d.Hash != nil && d.Hash.Times {
+		o.Times = times
+	}
 	return o, nil
+}
+
+// percentiles sorts times, of which there is at least one.
+func percentiles(times []time.Duration) (median, p99 time.Duration) {
+	slices.Sort(times)
+	return times[len(times)/2], times[len(times)*99/100]
 }
 
 // worker is one connection, or one after another.

@@ -44,8 +44,8 @@ How to read it:
   machine. With one line in flight most of the time goes by in the kernel, which wakes one end and then the other.
 - A report at the gate is on the disk, with its event, before it is answered; SQLite as BitBake's server sets it up syncs now and then.
 - In the burst each connection begins at once and makes 9,000 lookups, 512 in flight.
-- While garbage collection runs, 40 connections make 50 lookups a second each, at fixed times: what a stall makes the later ones wait counts. The
-  figure is the worst of turns of two seconds, and a ratio below the target is the good one. Memory is what the gate has more than with no mappings, once it is open; disk is that of the
+- While garbage collection runs, 40 connections make 50 lookups a second each, at fixed times: what a stall makes the later ones wait counts. All of
+  them count, in half a minute before and for as long as it takes; a ratio below the target is the good one. Memory is what the gate has more than with no mappings, once it is open; disk is that of the
   database.
 - The start is ` + "`BenchmarkStart`" + ` of internal/sqldb; resident memory includes garbage and SQLite's own pages.
 
