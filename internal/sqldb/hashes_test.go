@@ -526,6 +526,26 @@ func TestHashSweepInSteps(t *testing.T) {
 	}
 }
 
+// Steps of maintenance become as large as one that is short, and never so large or small that they are of no use.
+func TestNextHashStep(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		size int64
+		took time.Duration
+		want int64
+	}{
+		{256, ms, 512},
+		{256, hashStepTime, 256},
+		{256, 100 * ms, 128},
+		{hashStep, ms, hashStep},
+		{leastHashStep, time.Second, leastHashStep},
+	} {
+		if got := nextHashStep(c.size, c.took); got != c.want {
+			t.Errorf("after %d rows in %v: %d, want %d", c.size, c.took, got, c.want)
+		}
+	}
+}
+
 func TestHashesRefuseTheGatesDatabase(t *testing.T) {
 	path := testPath(t)
 	openTest(t, path)

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// hashStep is how many rows one transaction of maintenance looks at.
-	hashStep = 2048
+	// hashStep is how many rows one transaction of maintenance looks at, at the most, and leastHashStep at the least.
+	hashStep, leastHashStep = 2048, 32
+	// hashStepTime is how long one should take: others write, and the disk syncs what must be on it, between two of them.
+	hashStepTime = 10 * time.Millisecond
 	// longestPause bounds how long maintenance leaves the writer to others after a step.
 	longestPause = 50 * time.Millisecond
 )
@@ -47,11 +49,12 @@ func (z *HashZone) run(ctx context.Context, s sweep) (count int64, err error) {
 	if err := z.h.reader.QueryRowContext(ctx, s.span).Scan(&from, &last); err != nil {
 		return 0, classify(err)
 	}
+	size := int64(leastHashStep)
 	for from--; from < last; {
 		begun := time.Now()
 		var n, to int64
 		err := z.h.write(ctx, func(ctx context.Context, w *hashWrite) (err error) {
-			n, to, err = z.step(ctx, w, &s, from, last)
+			n, to, err = z.step(ctx, w, &s, from, last, size)
 			return err
 		})
 		if err != nil {
@@ -59,12 +62,25 @@ func (z *HashZone) run(ctx context.Context, s sweep) (count int64, err error) {
 		}
 		count += n
 		if from = to; from < last {
-			if err := pause(ctx, min(time.Since(begun), longestPause)); err != nil {
+			took := time.Since(begun)
+			if err := pause(ctx, min(took, longestPause)); err != nil {
 				return count, err
 			}
+			size = nextHashStep(size, took)
 		}
 	}
 	return count, nil
+}
+
+// nextHashStep returns how many rows to look at after a step of size rows took so long.
+func nextHashStep(size int64, took time.Duration) int64 {
+	switch {
+	case took > 2*hashStepTime:
+		size /= 2
+	case took < hashStepTime/2:
+		size *= 2
+	}
+	return min(max(size, leastHashStep), hashStep)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -78,8 +94,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// step handles the rows behind the id from, and returns how far it came.
-func (z *HashZone) step(ctx context.Context, w *hashWrite, s *sweep, from, last int64) (n, to int64, err error) {
+// step handles the rows behind the id from, of size ids or, where an index leads to them, hashStep rows. It returns how far it came.
+func (z *HashZone) step(ctx context.Context, w *hashWrite, s *sweep, from, last, size int64) (n, to int64, err error) {
 	zone, err := w.one(ctx, selectHashName, z.name)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, last, nil
@@ -87,7 +103,7 @@ func (z *HashZone) step(ctx context.Context, w *hashWrite, s *sweep, from, last 
 	if err != nil {
 		return 0, 0, err
 	}
-	to, query, third := min(from+hashStep, last), s.choose+s.where+withinWindow, int64(0)
+	to, query, third := min(from+size, last), s.choose+s.where+withinWindow, int64(0)
 	if third = to; s.indexed {
 		query, third = s.choose+s.where+fromIndex, hashStep
 	}
