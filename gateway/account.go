@@ -11,6 +11,7 @@ import (
 	"github.com/lychgate/lychgate/authz"
 	"github.com/lychgate/lychgate/authz/artifact"
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/gateway/audit"
 )
 
@@ -179,8 +180,9 @@ func (s *Session) Link(ctx context.Context, idToken authn.Secret) error {
 	return nil
 }
 
-// Explain says why the principal may or may not read the object at path. The whole answer is for the zone's administrators,
-// and for whoever may read the object; to others it is ErrNotFound, since it would tell them that the object is there.
+// Explain says why the principal may or may not read the object at path. The whole answer is for the zone's administrators. Whoever may read
+// the object is not told of sources that they may not read: of other statements, or of what it was built with. To others it is
+// ErrNotFound, since it would tell them that the object is there.
 func (s *Session) Explain(ctx context.Context, zone, path string) (*authz.Explanation, error) {
 	z, err := s.zone(zone)
 	if err != nil {
@@ -195,19 +197,26 @@ func (s *Session) Explain(ctx context.Context, zone, path string) (*authz.Explan
 	if x == nil {
 		return nil, unavailable("explain", err)
 	}
-	known := x.Verdict == authz.Allow.String()
-	if !known {
-		_, err := s.mayIn(ctx, authz.Admin, z.Name)
-		known = err == nil
-	}
+	_, err = s.mayIn(ctx, authz.Admin, z.Name)
+	admin := err == nil
 	e := s.event("explain", newRequestID())
 	e.Action, e.Zone, e.Object.Path = string(authz.Read), z.Name, ref.Name()
 	e.Decision = audit.Decision{Verdict: x.Verdict, Rule: x.Rule, Reasons: x.Reasons, Policy: x.Policy, FactAge: -1}
 	if err := s.record(e); err != nil {
 		return nil, err
 	}
-	if !known {
+	switch {
+	case admin:
+		return x, nil
+	case x.Verdict != authz.Allow.String():
 		return nil, ErrNotFound
+	}
+	x.Claims = slices.DeleteFunc(x.Claims, func(c authz.ExplainedClaim) bool { return c.Verdict != authz.Allow.String() })
+	for i := range x.Claims {
+		x.Claims[i].Inputs = slices.DeleteFunc(x.Claims[i].Inputs, hidden)
 	}
 	return x, nil
 }
+
+// hidden reports whether the asker may not read a source.
+func hidden(s authz.ExplainedSource) bool { return s.Access != forge.Read.String() }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/source"
 	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
@@ -134,6 +135,18 @@ func TestExplainTellsNothingNew(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{Admins: []string{"carol"}})
 	o := gwtest.NewObject("secret", "package")
 	g.Publish([]gwtest.Object{o}, "git://git.example.com/team/secret.git;protocol=ssh")
+	mixed := gwtest.NewObject("mixed", "package")
+	st := g.Statement([]gwtest.Object{mixed}, publicSource)
+	st.Inputs = append(st.Inputs, source.Parse(privateSource, strings.Repeat("b", 40)))
+	if _, err := g.TryPublish(g.As("ci"), st, []gwtest.Object{mixed}); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]int{"alice": 2, "bob": 1, "carol": 2} {
+		x, err := sessionOf(t, g, user).Explain(t.Context(), "main", mixed.Name)
+		if err != nil || len(x.Claims) != 1 || len(x.Claims[0].Inputs) != want {
+			t.Errorf("%s is told %+v, %v, want %d inputs", user, x, err, want)
+		}
+	}
 	for _, row := range []struct{ user, name, want string }{
 		{"alice", o.Name, "allow"},
 		{"bob", o.Name, ""},

@@ -3,6 +3,7 @@ package gateway
 // The JSON bodies of the HTTPS door's API, shared by the door and its clients.
 //
 //	POST   /v1/zones/{zone}/uploads        UploadRequest -> 201 Upload
+//	GET    SSTATE/{zone}/{name}.intoto.json   -> a DSSE envelope: a signed statement about the object
 //	GET    /v1/uploads/{id}                -> 200 Upload (where to resume)
 //	PUT    /v1/uploads/{id}/{index}        bytes from Upload-Offset on -> 204, Upload-Offset: bytes now held
 //	POST   /v1/uploads/{id}/commit         a DSSE envelope -> 201 CommitResult; 422 when the statement is refused

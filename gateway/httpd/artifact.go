@@ -11,14 +11,18 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 )
 
-// artifact answers GET, HEAD and PUT of an object.
+// artifact answers GET, HEAD and PUT of an object, and of the statement about one.
 func (h *handler) artifact(zone, path string) {
-	switch h.r.Method {
-	case http.MethodHead:
+	name, isStatement := strings.CutSuffix(path, gateway.StatementSuffix)
+	read := h.r.Method == http.MethodHead || h.r.Method == http.MethodGet
+	switch {
+	case read && isStatement:
+		h.statement(zone, name)
+	case h.r.Method == http.MethodHead:
 		h.head(zone, path)
-	case http.MethodGet:
+	case read:
 		h.get(zone, path)
-	case http.MethodPut:
+	case h.r.Method == http.MethodPut:
 		h.put(zone, path)
 	default:
 		h.methodNotAllowed("GET, HEAD, PUT")
@@ -212,6 +216,22 @@ func noneMatch(values []string, etag string) bool {
 		}
 	}
 	return false
+}
+
+// statement answers with the envelope of the statement about an object. net/http leaves the body out of the answer to a HEAD.
+func (h *handler) statement(zone, name string) {
+	if !h.bodyless() {
+		return
+	}
+	envelope, err := h.session.Statement(h.r.Context(), zone, name)
+	if err != nil {
+		h.fail(err)
+		return
+	}
+	header := h.w.Header()
+	header["Content-Type"] = []string{"application/vnd.dsse.envelope.v1+json"}
+	header["Content-Length"] = []string{strconv.Itoa(len(envelope))}
+	_, _ = newPacedWriter(h.w, h.server.limits).Write(envelope) // an error is the client's, who has gone
 }
 
 // put takes a plain PUT.

@@ -100,6 +100,21 @@ func (c *Client) Commit(ctx context.Context, id string, envelope []byte) (gatewa
 	return r, err
 }
 
+// Statement returns a signed statement about an object of zone, a DSSE envelope that is not verified. None, and one that is withheld, are the
+// same error, which wraps fs.ErrNotExist.
+func (c *Client) Statement(ctx context.Context, zone, name string) ([]byte, error) {
+	var envelope []byte
+	err := c.call(ctx, request{
+		op: "get the statement about " + printable(name), method: http.MethodGet,
+		path: slices.Concat(c.mount, []string{zone}, strings.Split(name+gateway.StatementSuffix, "/")), into: &envelope,
+	})
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		err = fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+	}
+	return envelope, err
+}
+
 // Get downloads an object of zone into w and verifies its bytes against the digest the gate gave (Repr-Digest, RFC
 // 9530). Absent and withheld are the same error, which wraps fs.ErrNotExist. After any error the bytes in w are
 // worth nothing.

@@ -259,7 +259,7 @@ type request struct {
 	raw    []byte
 	kind   string        // content type of raw
 	within time.Duration // bounds one attempt; 0: callTime
-	into   any           // decoded from JSON; nil when no body is wanted
+	into   any           // decoded from JSON, or the body itself for a *[]byte; nil when no body is wanted
 }
 
 // call makes a request, again after a fault that may pass. Every call here may safely be repeated.
@@ -342,6 +342,10 @@ func decode(r request, body io.Reader) error {
 	}
 	if len(text) > maxReply {
 		return fmt.Errorf("%s: the gate's answer is longer than %d bytes", r.op, maxReply)
+	}
+	if raw, ok := r.into.(*[]byte); ok {
+		*raw = text
+		return nil
 	}
 	if err := json.Unmarshal(text, r.into, json.RejectUnknownMembers(true)); err != nil {
 		return fmt.Errorf("%s: the gate's answer is not understood (is the client older than the gate?): %w", r.op, err)
