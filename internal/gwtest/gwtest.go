@@ -296,11 +296,13 @@ func (g *Gate) assemble(o Options) {
 	keys := g.sshKeys(o)
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
+	challenges, err := authn.NewChallenges(authn.ChallengesConfig{Key: bytes.Repeat([]byte("k"), 32), URL: "https://gate.example.com"})
+	g.must(err, "make challenges")
 	g.Gateway, err = gateway.New(gateway.Config{
 		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids, authn.Accounts{Store: g.DB, Epoch: g.Tokens.Epoch}, authn.Places(o.Places)}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Challenges: challenges, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -353,7 +355,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	g.must(err, "make the hash door")
 	door, err := httpd.New(httpd.Config{
 		Gateway: g.Gateway, Hash: g.HashDoor, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
-		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
+		SignIn: gateway.SignIn{Resource: "https://gate.example.com", SSHKeys: true},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the https door")
