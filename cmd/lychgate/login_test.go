@@ -37,7 +37,7 @@ func newSignInWorld(t *testing.T) *signInWorld {
 `, s.provider.Issuer, oidcprovider.ClientID)
 	})
 	s.useSSH(t, door, "alice")
-	for _, name := range []string{"GITLAB_CI", "GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_URL", "LYCHGATE_ID_TOKEN", "DISPLAY", "WAYLAND_DISPLAY", "NETRC", "LYCHGATE_CONFIG", "LYCHGATE_TOKEN", "LYCHGATE_TOKEN_FILE"} {
+	for _, name := range []string{"GITLAB_CI", "GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_URL", "LYCHGATE_ID_TOKEN", "DISPLAY", "WAYLAND_DISPLAY", "NETRC", "LYCHGATE_CONFIG", "LYCHGATE_TOKEN", "LYCHGATE_TOKEN_FILE", "SSH_AUTH_SOCK"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HOME", s.home)
@@ -171,7 +171,7 @@ func TestLoginEndToEnd(t *testing.T) {
 	code, out, errOut = s.login(t, s.inBrowser(t), "--oidc", "--browser", "--link")
 	expect(t, exitOK, "subject u-alice of", "is linked to you", alice)(code, out, errOut)
 	code, out, errOut = s.login(t, s.onDevice(t), "--oidc", "--device", "--issuer", "sso")
-	expect(t, exitOK, "signing in at sso", alice)(code, out, errOut)
+	expect(t, exitOK, "signing in with single sign-on at sso", alice)(code, out, errOut)
 	code, out, errOut = runHere(t, "whoami")
 	expect(t, exitOK, "alice (git.example.com/alice, human)")(code, out, errOut)
 	code, out, errOut = s.login(t, nil, "--issuer", "other")

@@ -48,14 +48,6 @@ func (k *SSHKeys) String() string {
 
 // Token implements [TokenSource]. Its error wraps [ErrNoKey] when the gate takes none of the keys, or there is none.
 func (k *SSHKeys) Token(ctx context.Context, c *Client, r gateway.TokenRequest) (gateway.TokenReply, error) {
-	c = c.anonymous()
-	info, err := c.SignIn(ctx, k.Audience)
-	if err != nil {
-		return gateway.TokenReply{}, err
-	}
-	if !info.SSHKeys {
-		return gateway.TokenReply{}, fmt.Errorf("the gate does not take SSH keys over https: use --ssh or --oidc: %w", ErrNoKey)
-	}
 	keys, err := k.open()
 	if err != nil {
 		return gateway.TokenReply{}, err
@@ -63,28 +55,55 @@ func (k *SSHKeys) Token(ctx context.Context, c *Client, r gateway.TokenRequest) 
 	defer keys.close()
 	stop := context.AfterFunc(ctx, keys.close) // ends a wait for the agent
 	defer stop()
+	c = c.anonymous()
+	info, err := c.SignIn(ctx, k.Audience)
+	if err != nil {
+		return gateway.TokenReply{}, err
+	}
+	if !info.SSHKeys {
+		return gateway.TokenReply{}, &noKeyError{text: "the gate takes no SSH keys over https: use --ssh or --oidc"}
+	}
+	return k.try(ctx, keys.signers, func(key sshKey) (gateway.TokenReply, error) { return show(ctx, c, info.Resource, key, r) })
+}
+
+// try shows one key after another, until the gate takes one or something else goes wrong.
+func (k *SSHKeys) try(ctx context.Context, keys []sshKey, show func(sshKey) (gateway.TokenReply, error)) (gateway.TokenReply, error) {
 	var failed []string
-	for i, key := range k.order(keys.signers) {
+	var last error
+	for i, key := range k.order(keys) {
 		if i == maxTried {
-			failed = append(failed, fmt.Sprintf("%d more were not tried: give the right one as --key", len(keys.signers)-i))
+			failed = append(failed, fmt.Sprintf("%d more were not tried: say which with --key", len(keys)-i))
 			break
 		}
-		reply, err := k.show(ctx, c, info.Resource, key, r)
-		if err == nil {
+		reply, err := show(key)
+		var signing *signingError
+		switch {
+		case err == nil:
 			k.remember(key)
 			return reply, nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return gateway.TokenReply{}, ctx.Err()
-		}
-		var signing *signingError
-		if !isRefusal(err) && !errors.As(err, &signing) {
+		case isRefusal(err):
+			last = err
+		case !errors.As(err, &signing):
 			return gateway.TokenReply{}, err
 		}
 		failed = append(failed, key.name()+": "+whyNot(err))
 	}
-	return gateway.TokenReply{}, fmt.Errorf("%w: %s: add one to your account at the git server, or give another --key", ErrNoKey, strings.Join(failed, "; "))
+	return gateway.TokenReply{}, &noKeyError{
+		text: "the gate takes none of these SSH keys: " + strings.Join(failed, "; ") + ". Add one to your account at the git server, or give another as --key", refused: last,
+	}
 }
+
+// noKeyError is an [ErrNoKey], and the gate's last refusal if there was one.
+type noKeyError struct {
+	text    string
+	refused error // may be nil
+}
+
+func (e *noKeyError) Error() string        { return e.text }
+func (e *noKeyError) Is(target error) bool { return target == ErrNoKey }
+func (e *noKeyError) Unwrap() error        { return e.refused }
 
 // whyNot is what became of one key, in few words.
 func whyNot(err error) string {
@@ -95,7 +114,7 @@ func whyNot(err error) string {
 }
 
 // show has the gate make a token for one key. A challenge is asked for each: one that waited for another key's holder may be too old.
-func (k *SSHKeys) show(ctx context.Context, c *Client, resource string, key sshKey, r gateway.TokenRequest) (gateway.TokenReply, error) {
+func show(ctx context.Context, c *Client, resource string, key sshKey, r gateway.TokenRequest) (gateway.TokenReply, error) {
 	var challenge gateway.SSHChallenge
 	err := c.call(ctx, request{
 		op: "ask for a challenge", method: http.MethodPost, path: []string{"v1", "ssh", "challenge"}, within: tokenTime, into: &challenge,
@@ -220,11 +239,11 @@ func appendUsable(keys []sshKey, signer ssh.Signer) []sshKey {
 // ofAgent returns ssh-agent's keys: all, or those with one fingerprint.
 func (k *SSHKeys) ofAgent(fingerprint string) (openKeys, error) {
 	if k.AgentSocket == "" {
-		return openKeys{}, fmt.Errorf("ssh-agent does not run (SSH_AUTH_SOCK is not set): start it and ssh-add your key, or give a private key file as --key: %w", ErrNoKey)
+		return openKeys{}, &noKeyError{text: "ssh-agent does not run (SSH_AUTH_SOCK is not set): start it and ssh-add your key, or give a private key file as --key"}
 	}
 	conn, err := net.DialTimeout("unix", k.AgentSocket, agentTime)
 	if err != nil {
-		return openKeys{}, fmt.Errorf("ask ssh-agent: %w (is SSH_AUTH_SOCK right?): %w", err, ErrNoKey)
+		return openKeys{}, &noKeyError{text: fmt.Sprintf("ask ssh-agent: %v (is SSH_AUTH_SOCK right?)", err)}
 	}
 	keys, err := k.listed(conn, fingerprint)
 	if err != nil {
@@ -241,7 +260,7 @@ func (k *SSHKeys) listed(conn net.Conn, fingerprint string) (keys []sshKey, err 
 	}
 	signers, err := agent.NewClient(conn).Signers()
 	if err != nil {
-		return nil, fmt.Errorf("ask ssh-agent: %w: %w", err, ErrNoKey)
+		return nil, &noKeyError{text: fmt.Sprintf("ask ssh-agent: %v", err)}
 	}
 	for _, signer := range signers {
 		public, err := ssh.ParsePublicKey(signer.PublicKey().Marshal())
@@ -257,7 +276,7 @@ func (k *SSHKeys) listed(conn net.Conn, fingerprint string) (keys []sshKey, err 
 		}
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s: ssh-add it: %w", missing(fingerprint), ErrNoKey)
+		return nil, &noKeyError{text: missing(fingerprint) + ": ssh-add it"}
 	}
 	return keys, conn.SetDeadline(time.Time{})
 }
