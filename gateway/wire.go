@@ -170,7 +170,7 @@ type SignIn struct {
 	Methods  []string       `json:"bearer_methods_supported"`
 	People   []SignInIssuer `json:"lychgate_issuers"`            // Issuers, with what a client needs
 	SSH      string         `json:"lychgate_ssh,omitempty"`      // HOST:PORT of the ssh door
-	SSHKeys  bool           `json:"lychgate_ssh_keys,omitempty"` // SSH keys are taken over HTTPS: POST /v1/ssh/challenge
+	SSHKeys  bool           `json:"lychgate_ssh_keys,omitzero"` // SSH keys are taken over HTTPS: POST /v1/ssh/challenge
 }
 
 // SignInIssuer is an OpenID provider at which people sign in.

@@ -473,3 +473,55 @@ func TestProofThrottle(t *testing.T) {
 		}
 	}
 }
+
+// TestProofRules: what is configured of keys holds here as at the ssh door: lists of revoked keys, and options of authorized keys.
+func TestProofRules(t *testing.T) {
+	line := func(name string) string { return string(ssh.MarshalAuthorizedKey(gwtest.SSHSigner(name).PublicKey())) }
+	deploy := authn.Principal{ID: "deploy", Name: "deploy", Kind: authn.Service}
+	g := gwtest.New(t, gwtest.Options{SSH: true, SSHRules: func(cfg *authn.SSHKeysConfig) {
+		revoked, err := authn.ParseRevocationList("revoked", []byte(line("bob")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed, err := authn.ParseAuthorizedKeys("keys", []byte(`from="127.0.0.0/8" `+line("here")+`from="192.0.2.0/24" `+line("elsewhere")+`expiry-time="20200101" `+line("old")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Revoked = []authn.Source[*authn.RevocationList]{authn.Fixed[*authn.RevocationList]{Value: revoked}}
+		cfg.AuthorizedKeys = []authn.AuthorizedKeys{{Keys: authn.Fixed[*authn.AuthorizedKeyList]{Value: listed}, Principal: deploy}}
+	}})
+	for name, reason := range map[string]authn.Reason{"alice": "", "here": "", "bob": authn.RevokedCredential, "elsewhere": authn.KeyRefused, "old": authn.KeyRefused} {
+		before := g.Refusals()[reason]
+		res := proofSignIn(t, g, gwtest.SSHSigner(name))
+		switch {
+		case reason == "" && res.StatusCode != http.StatusCreated:
+			t.Errorf("%s: %d %s", name, res.StatusCode, res.Bytes)
+		case reason != "" && (res.StatusCode != http.StatusUnauthorized || g.Refusals()[reason] != before+1):
+			t.Errorf("%s: %d, %v", name, res.StatusCode, g.Refusals())
+		}
+	}
+}
+
+// TestProofOff: a gate that takes no SSH keys over https answers as if there were no such routes, and does not announce it.
+func TestProofOff(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{SSH: true, NoSSHSignIn: true})
+	nobody := g.WithToken("")
+	good, err := authn.NewChallenges(authn.ChallengesConfig{Key: bytes.Repeat([]byte("k"), 32), URL: proofResource})
+	if err != nil {
+		t.Fatal(err)
+	}
+	challenge := good.New()
+	body := []byte(proofBody(challenge, proofOf(t, gwtest.SSHSigner("alice"), gateway.SignInNamespace, proofResource, challenge)))
+	want := nobody.Do(http.MethodPost, "/v1/nowhere", body)
+	for _, path := range []string{"/v1/ssh/challenge", "/v1/token"} {
+		if res := nobody.Do(http.MethodPost, path, body); res.StatusCode != http.StatusUnauthorized || !bytes.Equal(res.Bytes, want.Bytes) {
+			t.Errorf("%s: %d %s", path, res.StatusCode, res.Bytes)
+		}
+	}
+	if res := nobody.Get("/.well-known/oauth-protected-resource"); bytes.Contains(res.Bytes, []byte("lychgate_ssh_keys")) {
+		t.Errorf("%s", res.Bytes)
+	}
+	if len(g.Refusals()) != 0 {
+		t.Errorf("%v", g.Refusals())
+	}
+}

@@ -86,6 +86,8 @@ type Options struct {
 	Journal      func(gateway.Journal) gateway.Journal // wraps the journal
 	SSH          bool                                  // open the ssh door too; every user of the forge file has a key
 	SSHAuthority ssh.PublicKey                         // whose user certificates the ssh door takes: their principals are users of the forge
+	SSHRules     func(*authn.SSHKeysConfig)            // changes what is known of SSH keys
+	NoSSHSignIn  bool                                  // SSH keys are not taken over https
 	SSHLimits    sshd.Limits
 	SSHObserve   func(sshd.Observation)
 	Provider     forge.Provider // asked through a cache in place of the forge file
@@ -296,8 +298,11 @@ func (g *Gate) assemble(o Options) {
 	keys := g.sshKeys(o)
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
-	challenges, err := authn.NewChallenges(authn.ChallengesConfig{Key: bytes.Repeat([]byte("k"), 32), URL: "https://gate.example.com"})
-	g.must(err, "make challenges")
+	var challenges gateway.Challenges
+	if !o.NoSSHSignIn {
+		challenges, err = authn.NewChallenges(authn.ChallengesConfig{Key: bytes.Repeat([]byte("k"), 32), URL: "https://gate.example.com"})
+		g.must(err, "make challenges")
+	}
 	g.Gateway, err = gateway.New(gateway.Config{
 		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids, authn.Accounts{Store: g.DB, Epoch: g.Tokens.Epoch}, authn.Places(o.Places)}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
@@ -355,7 +360,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	g.must(err, "make the hash door")
 	door, err := httpd.New(httpd.Config{
 		Gateway: g.Gateway, Hash: g.HashDoor, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
-		SignIn: gateway.SignIn{Resource: "https://gate.example.com", SSHKeys: true},
+		SignIn: gateway.SignIn{Resource: "https://gate.example.com", SSHKeys: !o.NoSSHSignIn},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the https door")
