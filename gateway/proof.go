@@ -24,7 +24,7 @@ const SignInNamespace = "lychgate-sign-in@v1"
 // SignInMessage is what an SSH key signs to sign in at the gate that calls itself resource. What was signed for one gate is worth nothing at
 // another, also when that one passed the other's challenge on as its own.
 func SignInMessage(resource, challenge string) []byte {
-	return []byte("lychgate sign-in\ngate " + resource + "\nchallenge " + challenge + "\n")
+	return []byte("lychgate-sign-in\ngate " + resource + "\nchallenge " + challenge + "\n")
 }
 
 // Challenge returns what an SSH key is to sign. An address that failed too often gets none, which is an error that wraps ErrThrottled.
