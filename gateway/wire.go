@@ -168,8 +168,8 @@ type SignIn struct {
 	Resource string         `json:"resource"`              // the gate's address, which ID tokens of CI jobs have as their audience
 	Issuers  []string       `json:"authorization_servers"` // of people
 	Methods  []string       `json:"bearer_methods_supported"`
-	People   []SignInIssuer `json:"lychgate_issuers"`            // Issuers, with what a client needs
-	SSH      string         `json:"lychgate_ssh,omitempty"`      // HOST:PORT of the ssh door
+	People   []SignInIssuer `json:"lychgate_issuers"`           // Issuers, with what a client needs
+	SSH      string         `json:"lychgate_ssh,omitempty"`     // HOST:PORT of the ssh door
 	SSHKeys  bool           `json:"lychgate_ssh_keys,omitzero"` // SSH keys are taken over HTTPS: POST /v1/ssh/challenge
 }
 

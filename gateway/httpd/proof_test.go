@@ -2,7 +2,6 @@ package httpd_test
 
 import (
 	"bytes"
-	"crypto/dsa"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -335,7 +334,6 @@ func TestProofKinds(t *testing.T) {
 		{"a security key that only knows its user", bySecurityKey(ssh.KeyAlgoSKECDSA256, 4), http.StatusUnauthorized},
 		{"a browser's signature", bySecurityKey("webauthn-sk-ecdsa-sha2-nistp256@openssh.com", 1), http.StatusUnauthorized},
 		{"a security key's as a plain one", bySecurityKey(ssh.KeyAlgoECDSA256, 1), http.StatusUnauthorized},
-		{"DSA", func(c string) []byte { return proofDSA(t, c) }, http.StatusUnauthorized},
 	} {
 		challenge := proofChallenge(t, g)
 		res := g.WithToken("").Do(http.MethodPost, "/v1/token", []byte(proofBody(challenge, row.blob(challenge))))
@@ -343,27 +341,6 @@ func TestProofKinds(t *testing.T) {
 			t.Errorf("%s: %d %s", row.name, res.StatusCode, res.Bytes)
 		}
 	}
-}
-
-// proofDSA signs with a key of a kind that is not taken any more.
-func proofDSA(t *testing.T, challenge string) []byte {
-	t.Helper()
-	var key dsa.PrivateKey
-	if err := dsa.GenerateParameters(&key.Parameters, rand.Reader, dsa.L1024N160); err != nil {
-		t.Fatal(err)
-	}
-	if err := dsa.GenerateKey(&key, rand.Reader); err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(&key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sig, err := signer.Sign(rand.Reader, proofSigned(challenge))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return proofBlob(signer.PublicKey().Marshal(), sig.Format, sig.Blob, nil)
 }
 
 // TestProofBodies: a body is read exactly, and bounded; without a proof it is a request without a credential.
