@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
@@ -27,7 +28,8 @@ func SignInMessage(resource, challenge string) []byte {
 	return []byte("lychgate-sign-in\ngate " + resource + "\nchallenge " + challenge + "\n")
 }
 
-// Challenge returns what an SSH key is to sign. An address that failed too often gets none, which is an error that wraps ErrThrottled.
+// Challenge returns what an SSH key is to sign, at a gate with Challenges. An address that failed too often gets none, which is an error that
+// wraps ErrThrottled.
 func (g *Gateway) Challenge(door Door) (SSHChallenge, error) {
 	if g.failures.spent(door.Remote.Addr()) {
 		return SSHChallenge{}, fmt.Errorf("%w: %w", ErrUnauthenticated, ErrThrottled)
@@ -73,6 +75,9 @@ func (g *Gateway) prove(door Door, proof SSHProof) (once [32]byte, key *authn.SS
 	return once, key, nil
 }
 
+// badProof keeps what strangers sent from filling the trail: an error may repeat a name of theirs, however long.
 func badProof(subject string, err error) error {
-	return &authn.Refusal{Reason: authn.BadProof, Subject: subject, Detail: err.Error()}
+	const longest = 200
+	text := err.Error()
+	return &authn.Refusal{Reason: authn.BadProof, Subject: subject, Detail: strings.ToValidUTF8(text[:min(len(text), longest)], "?")}
 }

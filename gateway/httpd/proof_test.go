@@ -502,3 +502,25 @@ func TestProofOff(t *testing.T) {
 		t.Errorf("%v", g.Refusals())
 	}
 }
+
+// TestProofTrail: what strangers put into a proof does not fill the trail.
+func TestProofTrail(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{SSH: true})
+	key := ssh.Marshal(struct{ Name string }{strings.Repeat("evil\n\x1b", 5000)})
+	res := g.WithToken("").Do(http.MethodPost, "/v1/token", []byte(proofBody(proofChallenge(t, g), proofBlob(key, ssh.KeyAlgoED25519, []byte("x"), nil))))
+	if res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("%d %s", res.StatusCode, res.Bytes)
+	}
+	said := false
+	for _, e := range g.Events() {
+		for _, reason := range e.Decision.Reasons {
+			said = said || strings.HasPrefix(reason, "bad_proof: ") && strings.Contains(reason, "evil")
+			if len(reason) > 300 {
+				t.Errorf("a reason of %d bytes", len(reason))
+			}
+		}
+	}
+	if !said {
+		t.Error("the trail does not say what was wrong")
+	}
+}

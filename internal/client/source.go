@@ -24,7 +24,8 @@ var ErrNoKey = errors.New("no SSH key that the gate takes")
 // ErrPerson is wrapped when a source needs somebody to sign in by hand, once.
 var ErrPerson = errors.New("somebody has to sign in")
 
-// ClientCertificate signs in with the certificate that a Client shows, see [Config].Certificates.
+// ClientCertificate signs in with the certificate that a Client shows, see [Config].CertFile. Each time it connects anew: a connection stands for
+// the certificate that it began with.
 type ClientCertificate struct {
 	Name string // of its file
 }
@@ -33,7 +34,7 @@ var _ TokenSource = ClientCertificate{}
 
 // Token implements [TokenSource].
 func (ClientCertificate) Token(ctx context.Context, c *Client, r gateway.TokenRequest) (gateway.TokenReply, error) {
-	return c.anonymous().Token(ctx, r)
+	return c.anonymous().onNewConnection().Token(ctx, r)
 }
 
 func (s ClientCertificate) String() string { return "the client certificate " + printable(s.Name) }

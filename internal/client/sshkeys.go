@@ -116,7 +116,7 @@ func whyNot(err error) string {
 // show has the gate make a token for one key. A challenge is asked for each: one that waited for another key's holder may be too old.
 func show(ctx context.Context, c *Client, resource string, key sshKey, r gateway.TokenRequest) (gateway.TokenReply, error) {
 	var challenge gateway.SSHChallenge
-	err := c.call(ctx, request{
+	err := c.send(ctx, request{
 		op: "ask for a challenge", method: http.MethodPost, path: []string{"v1", "ssh", "challenge"}, within: tokenTime, into: &challenge,
 	})
 	if err != nil {
