@@ -36,7 +36,7 @@ type Choice struct {
 	Key         SignerOptions // for ByKeys
 
 	Door    string // [USER@]HOST[:PORT] of the ssh door; empty: the one that the gate names
-	Program string // "ssh", or where it is
+	Program string // "ssh", or where it is; empty: there is none
 	Stderr  io.Writer
 
 	Issuer    string // name or URL of the provider; empty: the only one
@@ -44,12 +44,12 @@ type Choice struct {
 	InBrowser bool   // on this machine, not on another
 	Browser   func(address string) error
 	Out       io.Writer // says to the person what to do
-	Stays     bool      // the sign-in is to be renewed without asking again
+	Stays     bool      // the sign-in is to be renewed, without asking again
 
 	IDTokenFile string
-	Env         func(string) string
+	Env         func(string) string // of a job; nil: it is none
 
-	Web func() (*http.Client, error) // reaches what is not the gate
+	Web func() (*http.Client, error) // reaches what is not the gate; nil: by the system's certificates
 	Say func(string)                 // tells the person of a change of ways; may be nil
 }
 
@@ -62,6 +62,7 @@ func (e *MistakeError) Unwrap() error { return e.Err }
 // ChooseSource finds the way to sign in at the gate that c talks to. It asks the gate what there is, unless the choice leaves nothing to ask. Its
 // error is a [MistakeError] when the choice itself is at fault.
 func ChooseSource(ctx context.Context, c *Client, w Choice) (TokenSource, error) {
+	w = w.withDefaults()
 	switch {
 	case w.Way == ByDoor && w.Door != "":
 		return w.door(w.Door)
@@ -85,6 +86,20 @@ func ChooseSource(ctx context.Context, c *Client, w Choice) (TokenSource, error)
 	return w.best(c, info)
 }
 
+// withDefaults fills what is nil.
+func (w Choice) withDefaults() Choice {
+	if w.Env == nil {
+		w.Env = func(string) string { return "" }
+	}
+	if w.Web == nil {
+		w.Web = func() (*http.Client, error) { return NewProviderClient("") }
+	}
+	if w.Say == nil {
+		w.Say = func(string) {}
+	}
+	return w
+}
+
 // best is AnyWay of a person.
 func (w Choice) best(c *Client, info gateway.SignIn) (TokenSource, error) {
 	var other TokenSource
@@ -104,11 +119,7 @@ func (w Choice) best(c *Client, info gateway.SignIn) (TokenSource, error) {
 	case err != nil:
 		return w.keys(), nil
 	}
-	say := w.Say
-	if say == nil {
-		say = func(string) {}
-	}
-	return &keysElse{keys: w.keys(), other: other, say: say}, nil
+	return &keysElse{keys: w.keys(), other: other, say: w.Say}, nil
 }
 
 func (w Choice) keys() *SSHKeys { return &SSHKeys{SignerOptions: w.Key, Audience: w.Audience} }

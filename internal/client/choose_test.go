@@ -101,6 +101,9 @@ func TestChooseSource(t *testing.T) {
 	}
 	job := map[string]string{"GITLAB_CI": "true"}
 	web := func() (*http.Client, error) { return http.DefaultClient, nil }
+	if s, err := ChooseSource(t.Context(), choiceAt(t, all), Choice{}); err != nil || !strings.HasPrefix(s.String(), "single sign-on") {
+		t.Errorf("nothing is said: %v, %v", s, err)
+	}
 	for _, tt := range []struct {
 		name   string
 		gate   func(*gateway.SignIn)

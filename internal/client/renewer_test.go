@@ -203,6 +203,9 @@ func TestRenewerRefused(t *testing.T) {
 		renewToken(t, r, "lyg_1")
 		r.Refused(authn.NewSecret("lyg_1"))
 		synctest.Wait()
+		if id := r.Status().TokenID; id != "tok-2" {
+			t.Errorf("the token is %s before anybody asks", id)
+		}
 		renewToken(t, r, "lyg_2")
 		r.Refused(authn.NewSecret("lyg_1"))
 		renewToken(t, r, "lyg_2")

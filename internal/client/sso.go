@@ -11,7 +11,8 @@ import (
 )
 
 // SingleSignOn signs a person in at an OpenID provider once, and renews with the refresh token that the provider gave. That is kept in memory
-// and nowhere else: who starts the program again signs in again.
+// and nowhere else: who starts the program again signs in again. With Person.Stays the person is asked once, and again only by SignIn: what renews
+// in the background must not open a browser in the night.
 type SingleSignOn struct {
 	Person Person
 	// Flow asks the person: [Person].Code or [Person].Device. Nil: nobody can be asked, and what needs a person is an error that wraps
@@ -76,7 +77,7 @@ func (s *SingleSignOn) renew(ctx context.Context) error {
 			s.who = next
 			return nil
 		}
-		if !errors.Is(err, ErrPerson) || s.Flow == nil {
+		if !errors.Is(err, ErrPerson) || s.Flow == nil || s.Person.Stays {
 			return err
 		}
 	}

@@ -94,7 +94,11 @@ func TestSSORenewal(t *testing.T) {
 				}
 				return
 			}
-			s.Flow = flow // somebody is there again
+			s.Flow, s.Person.Stays = flow, true // somebody is there again, and did not ask for anything
+			if _, err = s.Token(t.Context(), c, gateway.TokenRequest{}); err == nil || flows != 1 {
+				t.Errorf("in the background: %v after %d flows", err, flows)
+			}
+			s.Person.Stays = false
 			_, err = s.Token(t.Context(), c, gateway.TokenRequest{})
 			if (err == nil) != tt.person || (flows == 2) != tt.person {
 				t.Errorf("with a person: %v after %d flows", err, flows)
