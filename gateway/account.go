@@ -44,7 +44,7 @@ type TokenLife struct {
 
 // Mint makes a token for the session's principal. It lives for ttl, or, when ttl is zero, for as long as the gate gives; it never
 // outlives an SSH certificate or a client certificate that was shown. A gate token makes no other, or it would never end. An ID
-// token makes one, once.
+// token, and a key's signature over a challenge, makes one, once.
 func (s *Session) Mint(ctx context.Context, ttl time.Duration, note string) (authn.Secret, authn.TokenInfo, error) {
 	secret, info, err := s.mint(ctx, ttl, note)
 	if err != nil {
@@ -78,9 +78,7 @@ func (s *Session) mint(ctx context.Context, ttl time.Duration, note string) (sec
 	if o.TTL, err = s.tokenLife(ttl); err != nil {
 		return secret, info, err
 	}
-	if !s.credential.IDToken.IsZero() {
-		o.Once = authn.IDTokenDigest(s.credential.IDToken)
-	}
+	o.Once = s.once
 	secret, info, err = s.gate.Tokens.Mint(ctx, o)
 	switch {
 	case errors.Is(err, authn.ErrRefused):

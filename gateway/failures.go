@@ -14,7 +14,7 @@ import (
 )
 
 // ErrThrottled is wrapped, beside ErrUnauthenticated, when an address or the holder of a credential failed to sign in too often.
-// Good credentials are never throttled, but for ID tokens, whose signatures cost work before anything is known of them.
+// Good credentials are never throttled, but for ID tokens and proofs of SSH keys, whose signatures cost work before anything is known of them.
 var ErrThrottled = errors.New("too many refused credentials")
 
 // throttled is the reason of refusals that were not looked into.

@@ -84,7 +84,7 @@ type Limits struct {
 	MinFree       int64         // bytes that uploads leave free on the staging directory's file system
 }
 
-// Config is what a Gateway is made of. All members but Refused, Log and Now are required.
+// Config is what a Gateway is made of. All members but Challenges, Refused, Log and Now are required.
 type Config struct {
 	Authenticator authn.Authenticator
 	Authorizer    *authz.Authorizer
@@ -98,6 +98,7 @@ type Config struct {
 	Audience      string // this gate's own URL, which statements name
 	Names         Lister
 	Tokens        Tokens
+	Challenges    Challenges // for SSH keys without a handshake; nil: they are not taken
 	Identities    Identities
 	Links         Links
 	Hooks         Hooks
@@ -191,6 +192,9 @@ func (g *Gateway) Session(ctx context.Context, door Door, c authn.Credential) (*
 		return nil, g.refuse(door, &authn.Refusal{Reason: throttled, Detail: "an ID token from an address that was refused too often"})
 	}
 	s := &Session{gate: g, door: door, credential: c}
+	if !c.IDToken.IsZero() {
+		s.once = authn.IDTokenDigest(c.IDToken)
+	}
 	if err := s.identify(ctx); err != nil {
 		return nil, g.refuse(door, err)
 	}

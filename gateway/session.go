@@ -22,6 +22,7 @@ type Session struct {
 	gate       *Gateway
 	door       Door
 	credential authn.Credential
+	once       [32]byte // of a credential that is good for one token, its digest; else zero
 	principal  *authn.Principal
 }
 

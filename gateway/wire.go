@@ -11,13 +11,15 @@ package gateway
 //	POST   /v1/presence                    PresenceRequest -> PresenceReply; text/plain with ?zone=Z: a name a line -> "1" or "0" a line
 //	GET    /v1/whoami                      -> Whoami
 //	POST   /v1/token                       TokenRequest -> 201 TokenReply; Authorization: Bearer ID-TOKEN exchanges one, once
+//	                                       without a credential but with ssh in the body: for the key that signed, once
+//	POST   /v1/ssh/challenge               -> SSHChallenge, for TokenRequest.SSH; needs no credential, and no body
 //	GET    /v1/tokens                      -> TokenList: the asker's own
 //	DELETE /v1/tokens/{id}                 -> 204; "current" is the token that is shown
 //	POST   /v1/link                        LinkRequest -> 204: the ID token's subject is the asker from now on
 //	POST   /v1/hooks/{forge}               what the forge posts, signed by it -> 204 once every node is told
 //	POST   /v1/invalidate                  InvalidateRequest -> 204: forges are asked again; for administrators
 //	POST   /v1/revoke                      RevokeRequest -> RevokeReply once every node has it; for administrators
-//	GET    /.well-known/oauth-protected-resource   -> SignIn (RFC 9728); the one document that needs no credential
+//	GET    /.well-known/oauth-protected-resource   -> SignIn (RFC 9728); needs no credential
 
 // UploadRequest begins a write.
 type UploadRequest struct {
@@ -116,6 +118,21 @@ type TokenRequest struct {
 	// Seconds is how long it shall live; 0 is the longest that the gate gives, and it never outlives the credential shown.
 	Seconds int64  `json:"seconds,omitempty"`
 	Note    string `json:"note,omitempty"` // to recognise it by: one line of at most 255 bytes
+	// SSH proves an SSH key in place of any other credential.
+	SSH *SSHProof `json:"ssh,omitempty"`
+}
+
+// SSHChallenge is what an SSH key signs to sign in over HTTPS.
+type SSHChallenge struct {
+	Challenge string `json:"challenge"` // opaque
+	Seconds   int64  `json:"seconds"`   // how long it is good for
+}
+
+// SSHProof is a signature that proves an SSH key or a user certificate, for one token.
+type SSHProof struct {
+	Challenge string `json:"challenge"`
+	// Signature is a raw SSHSIG blob in base64, which holds the key or the certificate, in SignInNamespace over SignInMessage.
+	Signature string `json:"signature"`
 }
 
 // TokenReply holds a new token. It is shown once.
@@ -152,8 +169,9 @@ type SignIn struct {
 	Resource string         `json:"resource"`              // the gate's address, which ID tokens of CI jobs have as their audience
 	Issuers  []string       `json:"authorization_servers"` // of people
 	Methods  []string       `json:"bearer_methods_supported"`
-	People   []SignInIssuer `json:"lychgate_issuers"`       // Issuers, with what a client needs
-	SSH      string         `json:"lychgate_ssh,omitempty"` // HOST:PORT of the ssh door
+	People   []SignInIssuer `json:"lychgate_issuers"`           // Issuers, with what a client needs
+	SSH      string         `json:"lychgate_ssh,omitempty"`     // HOST:PORT of the ssh door
+	SSHKeys  bool           `json:"lychgate_ssh_keys,omitzero"` // SSH keys are taken over HTTPS: POST /v1/ssh/challenge
 }
 
 // SignInIssuer is an OpenID provider at which people sign in.

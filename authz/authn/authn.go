@@ -54,9 +54,9 @@ type Credential struct {
 	Place   string              // nothing was shown: it came in by a listener that stands for somebody, and this is its name
 }
 
-// SSHKey is a public key, or a user certificate, that somebody showed at the ssh door, and where from. A door makes it with
-// NewSSHKey, and asks a gateway for a session with it only once the handshake has proven the key. One that was made otherwise
-// is refused.
+// SSHKey is a public key, or a user certificate, that somebody showed, and where from. NewSSHKey makes it, and a gateway is asked for a
+// session with it only once a handshake, or a signature over a challenge of the gate's, has proven the key. One that was made
+// otherwise is refused.
 type SSHKey struct {
 	Public      ssh.PublicKey // an *ssh.Certificate when one was shown
 	Fingerprint string        // of the key itself, also when it is certified: "SHA256:..." as ssh-keygen -l prints it

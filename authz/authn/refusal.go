@@ -15,9 +15,10 @@ const (
 	CertificateUnfit  Reason = "certificate_unfit"
 	RevokedCredential Reason = "revoked_credential" // a certificate or key on a revocation list
 	RevocationUnknown Reason = "revocation_unknown" // a certificate whose revocation list ended, or is not there yet
+	BadProof          Reason = "bad_proof"          // a signature in place of a handshake: of no challenge of this gate's, too late, or not by its key
 	BadIDToken        Reason = "bad_id_token"       // of no known issuer, not signed by it, not for this gate, expired
 	UnmappedIdentity  Reason = "unmapped_identity"  // a good ID token of somebody whom no rule maps to a user
-	Replayed          Reason = "replayed"           // an ID token that was exchanged before
+	Replayed          Reason = "replayed"           // an ID token or a challenge that bought a token before
 	EndedEpoch        Reason = "ended_epoch"        // all tokens of the principal were ended while this one was made, or since an account was
 	UnknownAccount    Reason = "unknown_account"    // of the hash equivalence protocol: it does not exist, or its token is another
 )

@@ -27,8 +27,8 @@ type SSHKeysConfig struct {
 	Now     func() time.Time // nil is time.Now
 }
 
-// SSHKeys recognises SSH keys and user certificates. It does not ask whether who shows a key also has it: the handshake does,
-// and only a key that it has proven may be shown here.
+// SSHKeys recognises SSH keys and user certificates. It does not ask whether who shows a key also has it: a handshake or a
+// signature does, and only a key that one of them has proven may be shown here.
 //
 // A key is looked for in the revocation lists, then in the lists of authorized keys, then at the forges. It comes in if all
 // that know it mean one principal, and under all restrictions that any of them makes. A deploy key is nobody's, which the
@@ -111,7 +111,7 @@ func (s *SSHKeys) Authenticate(ctx context.Context, c Credential) (Principal, er
 	k := c.Key
 	switch {
 	case k.proven.fingerprint == "":
-		return Principal{}, refuse(BadCredential, "", "it is no key that a handshake can prove")
+		return Principal{}, refuse(BadCredential, "", "it is no key that can be proven")
 	case k.proven.cert != nil:
 		return s.certificate(ctx, k.proven.cert, k.Remote)
 	}

@@ -157,6 +157,19 @@ func newTokens(cfg *config.Config, db *sqldb.DB) (*authn.Tokens, error) {
 	return authn.NewTokens(authn.TokensConfig{Store: db, Key: key})
 }
 
+// newChallenges returns what SSH keys sign to sign in over HTTPS, nil where the configuration does not take them so. The nodes of a gate
+// share the key of tokens, from which the key of challenges follows.
+func newChallenges(cfg *config.Config) (gateway.Challenges, error) {
+	if !cfg.HTTPS.SSHSignIn {
+		return nil, nil
+	}
+	key, err := tokenKey(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("read the token key: %w", err)
+	}
+	return authn.NewChallenges(authn.ChallengesConfig{Key: key, URL: cfg.HTTPS.Audience})
+}
+
 func tokenKey(cfg *config.Config) ([]byte, error) {
 	where := cfg.Tokens.Key
 	if where.IsZero() {
@@ -278,11 +291,15 @@ func (g *gate) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	challenges, err := newChallenges(g.cfg)
+	if err != nil {
+		return err
+	}
 	limits := g.cfg.Limits
 	g.gateway, err = gateway.New(gateway.Config{
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
-		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens,
+		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens, Challenges: challenges,
 		Published: g.db, Accounts: g.db, Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{

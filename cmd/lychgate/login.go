@@ -23,10 +23,10 @@ import (
 // login is a sign-in: how, and what becomes of the token.
 type login struct {
 	remote
-	ssh, issuer, oidcCA, idTokenFile, audience, note string
-	viaSSH, oidc, ci, device, browser, link          bool
-	print, replace, asJSON                           bool
-	ttl                                              time.Duration
+	ssh, key, issuer, oidcCA, idTokenFile, audience, note string
+	viaSSH, viaKeys, oidc, ci, device, browser, link      bool
+	print, replace, asJSON                                bool
+	ttl                                                   time.Duration
 
 	cmd *cobra.Command
 	c   *client.Client // shows no token
@@ -42,18 +42,20 @@ func newLogin() *cobra.Command {
 		Long: `Login gets a token from a gate and puts it into .netrc, where BitBake, wget and the other verbs find it. You sign in with
 what you have already:
 
+  --ssh-agent   the SSH keys that ssh-agent holds, over https; --key FILE is one key
   --ssh    the SSH key that the git server knows; your own ssh program runs, so its configuration, agent and hardware keys work
   --oidc   single sign-on, in a browser on this machine (--browser) or on any other (--device)
   --ci     the ID token of a CI job: of GitLab (id_tokens), of GitHub Actions (permissions: id-token: write), or a file
   --tls-cert and --tls-key   a client certificate
 
-Without any of them it takes --ci in a CI job, --ssh where the gate has an ssh door, else --oidc, and says which.
+Without any of them it takes --ci in a CI job, --ssh-agent where ssh-agent holds keys and the gate takes one of them, --ssh where the gate
+has an ssh door, else --oidc, and says which.
 
 The entry of the gate's host is replaced, and its old token revoked. Everything else in the file stays as it is. Host names stand
 there without port: two gates on one host share the entry. The token ends by itself, as the gate's configuration says, or
 after --ttl. Run login again then, or lychgate logout before.
 
-The gate may not know which user of the git server your single sign-on is. Tell it once: sign in with --ssh, then run
+The gate may not know which user of the git server your single sign-on is. Tell it once: sign in with your SSH key, then run
 lychgate login --oidc --link.`,
 		Example: `  lychgate login --gate https://gate.example.com:8443
   lychgate login --gate https://gate.example.com:8443 --ssh gate.example.com:2222
@@ -74,6 +76,8 @@ func (l *login) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&l.ssh, "ssh", "", "sign in at the ssh door `[USER@]HOST[:PORT]`; without a value, at the one that the gate names")
 	f.Lookup("ssh").NoOptDefVal = bareSSH
+	f.BoolVar(&l.viaKeys, "ssh-agent", false, "sign in over https with the SSH keys that ssh-agent holds")
+	f.StringVar(&l.key, "key", "", "sign in over https with the SSH key in `file`; a .pub file or SHA256:... picks a key of ssh-agent")
 	f.BoolVar(&l.oidc, "oidc", false, "sign in at an OpenID provider")
 	f.BoolVar(&l.ci, "ci", false, "sign in with the ID token of a CI job")
 	f.BoolVar(&l.browser, "browser", false, "with --oidc: in a browser on this machine")
@@ -111,15 +115,16 @@ func (l *login) check() error {
 	l.viaSSH = l.cmd.Flags().Changed("ssh")
 	l.oidc = l.oidc || l.device || l.browser || l.issuer != "" || l.link
 	l.ci = l.ci || l.idTokenFile != ""
+	l.viaKeys = l.viaKeys || l.key != ""
 	ways := 0
-	for _, way := range []bool{l.viaSSH, l.oidc, l.ci} {
+	for _, way := range []bool{l.viaSSH, l.viaKeys, l.oidc, l.ci} {
 		if way {
 			ways++
 		}
 	}
 	switch {
 	case ways > 1:
-		return usageError("--ssh, --oidc and --ci, and the flags of each, are different ways: give one")
+		return usageError("--ssh-agent, --ssh, --oidc and --ci, and the flags of each, are different ways: give one")
 	case l.device && l.browser:
 		return usageError("--device and --browser are different ways: give one")
 	case l.ttl < 0 || l.ttl > 0 && l.ttl < time.Second:
@@ -203,31 +208,61 @@ func (l *login) order() gateway.TokenRequest {
 
 // signIn gets a token in the way that was asked for, or in the best that there is.
 func (l *login) signIn(ctx context.Context) (gateway.TokenReply, error) {
-	if l.viaSSH && l.ssh != bareSSH {
-		return l.bySSH(ctx, l.ssh)
+	source, err := client.ChooseSource(ctx, l.c, l.choice())
+	var mistake *client.MistakeError
+	if errors.As(err, &mistake) {
+		return gateway.TokenReply{}, usageError("%w", err)
 	}
-	if l.certFile != "" && !l.viaSSH && !l.oidc && !l.ci {
-		l.say("signing in with the client certificate %s", l.certFile)
-		return l.c.Token(ctx, l.order())
-	}
-	info, err := l.c.SignIn(ctx, l.audience)
 	if err != nil {
 		return gateway.TokenReply{}, err
 	}
+	if person, ok := source.(*client.SingleSignOn); ok && l.link {
+		return l.signInAndLink(ctx, person)
+	}
+	l.say("signing in with %s", source)
+	return source.Token(ctx, l.c, l.order())
+}
+
+// signInAndLink is signIn for a person whom the gate is told who it is.
+func (l *login) signInAndLink(ctx context.Context, person *client.SingleSignOn) (gateway.TokenReply, error) {
+	holder, err := l.open() // before a person is sent to a browser for nothing
+	if err != nil {
+		return gateway.TokenReply{}, usageError("--link needs a token that was made with your SSH key: %w", err)
+	}
+	l.say("signing in with %s", person)
+	who, err := person.SignIn(ctx)
+	if err != nil {
+		return gateway.TokenReply{}, err
+	}
+	if err := l.tie(ctx, holder, who); err != nil {
+		return gateway.TokenReply{}, err
+	}
+	return person.Token(ctx, l.c, l.order())
+}
+
+// choice is what the flags and the environment say of how to sign in.
+func (l *login) choice() client.Choice {
+	w := client.Choice{
+		Audience: l.audience, Certificate: l.certFile, Key: client.SignerOptions{Key: l.key, AgentSocket: os.Getenv("SSH_AUTH_SOCK"), Passphrase: askPassphrase},
+		Program: sshProgram(), Stderr: l.cmd.ErrOrStderr(),
+		Issuer: l.issuer, CanAsk: true, Browser: browserHere(), Out: l.cmd.ErrOrStderr(),
+		IDTokenFile: l.idTokenFile, Env: os.Getenv, Web: l.web, Say: func(text string) { l.say("%s", text) },
+	}
+	w.InBrowser = l.browser || !l.device && w.Browser != nil && isTerminal(l.cmd)
 	switch {
 	case l.viaSSH:
-		return l.byNamedDoor(ctx, info)
+		w.Way = client.ByDoor
+		if l.ssh != bareSSH {
+			w.Door = l.ssh
+		}
+	case l.viaKeys:
+		w.Way = client.ByKeys
 	case l.oidc:
-		return l.byOIDC(ctx, info)
-	case l.ci || client.InCI(os.Getenv):
-		return l.byCI(ctx, info)
-	case info.SSH != "" && hasProgram(sshProgram()):
-		return l.byNamedDoor(ctx, info)
-	case len(info.People) > 0:
-		return l.byOIDC(ctx, info)
+		w.Way = client.ByProvider
+	case l.ci:
+		w.Way = client.ByJob
 	}
-	return gateway.TokenReply{}, errors.New("the gate names no way to sign in that works here: " +
-		"ask who runs it for its ssh door (--ssh HOST:PORT) or for a token (--token-file)")
+	return w
 }
 
 func sshProgram() string { return cmp.Or(os.Getenv("LYCHGATE_SSH"), "ssh") }
@@ -237,110 +272,15 @@ func hasProgram(name string) bool {
 	return err == nil
 }
 
-// byNamedDoor signs in at the ssh door that the gate names. It must be the gate's own: a token of another gate, made with this
-// person's key, would be shown to this one.
-func (l *login) byNamedDoor(ctx context.Context, info gateway.SignIn) (gateway.TokenReply, error) {
-	if info.SSH == "" {
-		return gateway.TokenReply{}, errors.New("the gate names no ssh door: give it as --ssh HOST:PORT, or use --oidc")
-	}
-	door, err := client.ParseSSHDoor(info.SSH)
-	if err != nil {
-		return gateway.TokenReply{}, fmt.Errorf("the gate's ssh door: %w", err)
-	}
-	if host := strings.ToLower(door.Host); host != l.c.Host() && !strings.HasSuffix(host, "."+l.c.Host()) {
-		return gateway.TokenReply{}, fmt.Errorf("the gate names an ssh door on another host: if that is right, give it as --ssh %s", door)
-	}
-	return l.bySSH(ctx, info.SSH)
-}
-
-func (l *login) bySSH(ctx context.Context, at string) (gateway.TokenReply, error) {
-	door, err := client.ParseSSHDoor(at)
-	if err != nil {
-		return gateway.TokenReply{}, usageError("--ssh %w", err)
-	}
-	door.Program, door.Stderr = sshProgram(), l.cmd.ErrOrStderr()
-	l.say("signing in with ssh at %s", door)
-	return door.Token(ctx, l.order())
-}
-
-func (l *login) byCI(ctx context.Context, info gateway.SignIn) (gateway.TokenReply, error) {
-	web, err := l.web()
-	if err != nil {
-		return gateway.TokenReply{}, err
-	}
-	job := client.CIJob{File: l.idTokenFile, Env: os.Getenv, Audience: info.Resource, HTTP: web}
-	token, from, err := job.IDToken(ctx)
-	if err != nil {
-		return gateway.TokenReply{}, err
-	}
-	l.say("signing in with the ID token of %s", from)
-	reply, err := l.c.As(token).Token(ctx, l.order())
-	if isUnauthorized(err) {
-		return reply, fmt.Errorf("%w\nThe gate did not take the job's ID token. Its audience must be %s, it can be used once, "+
-			"and the gate's configuration must have a rule for this job: ask who runs the gate", err, printable(info.Resource))
-	}
-	return reply, err
-}
-
 // web reaches what is not the gate.
 func (l *login) web() (*http.Client, error) {
-	c, err := client.NewProviderClient("lychgate/"+version(), l.caFile, l.oidcCA)
-	if err != nil {
-		return nil, usageError("%w", err)
-	}
-	return c, nil
-}
-
-func (l *login) byOIDC(ctx context.Context, info gateway.SignIn) (gateway.TokenReply, error) {
-	issuer, err := client.ChooseIssuer(info, l.issuer)
-	if err != nil {
-		return gateway.TokenReply{}, usageError("%w", err)
-	}
-	web, err := l.web()
-	if err != nil {
-		return gateway.TokenReply{}, err
-	}
-	holder := l.c
-	if l.link { // before a person is sent to a browser for nothing
-		if holder, err = l.open(); err != nil {
-			return gateway.TokenReply{}, usageError("--link needs a token that was made with your SSH key: %w", err)
-		}
-	}
-	person := client.Person{Issuer: issuer, HTTP: web, Out: l.cmd.ErrOrStderr(), Browser: browserHere()}
-	flow := person.Device
-	if l.browser || !l.device && person.Browser != nil && isTerminal(l.cmd) {
-		flow = person.Code
-	}
-	l.say("signing in at %s, %s", printable(issuer.Name), printable(issuer.Issuer))
-	who, err := flow(ctx)
-	if err != nil {
-		return gateway.TokenReply{}, err
-	}
-	if l.link {
-		if err := l.tie(ctx, holder, who); err != nil {
-			return gateway.TokenReply{}, err
-		}
-	}
-	reply, err := l.c.As(who.IDToken).Token(ctx, l.order())
-	if isUnauthorized(err) {
-		return reply, fmt.Errorf("%w\n%s", err, l.unmapped(who))
-	}
-	return reply, err
-}
-
-// unmapped explains what can be done about somebody whom the gate does not know.
-func (l *login) unmapped(who client.Identity) string {
-	return fmt.Sprintf(`The gate may not know which user of the git server is subject %s of %s.
-Tell it once, by showing both at the same time:
-  lychgate login --gate %s --ssh
-  lychgate login --gate %s --oidc --link
-Where the gate has no ssh door, ask who runs it.`, printable(who.Subject), printable(who.Issuer), l.gate, l.gate)
+	return client.NewProviderClient("lychgate/"+version(), l.caFile, l.oidcCA)
 }
 
 // tie links the person to the user whose credential the holder shows.
 func (l *login) tie(ctx context.Context, holder *client.Client, who client.Identity) error {
 	if err := holder.Link(ctx, who.IDToken); err != nil {
-		return fmt.Errorf("%w\n--link needs a credential of your own, of a person whom the git server knows: run lychgate login --gate %s --ssh first", err, l.gate)
+		return fmt.Errorf("%w\n--link needs a credential of your own, of a person whom the git server knows: sign in with your SSH key first: lychgate login --gate %s --ssh, or --ssh-agent", err, l.gate)
 	}
 	l.say("subject %s of %s is linked to you", printable(who.Subject), printable(who.Issuer))
 	return nil

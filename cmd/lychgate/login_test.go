@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,7 +38,7 @@ func newSignInWorld(t *testing.T) *signInWorld {
 `, s.provider.Issuer, oidcprovider.ClientID)
 	})
 	s.useSSH(t, door, "alice")
-	for _, name := range []string{"GITLAB_CI", "GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_URL", "LYCHGATE_ID_TOKEN", "DISPLAY", "WAYLAND_DISPLAY", "NETRC", "LYCHGATE_CONFIG", "LYCHGATE_TOKEN", "LYCHGATE_TOKEN_FILE"} {
+	for _, name := range []string{"GITLAB_CI", "GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_URL", "LYCHGATE_ID_TOKEN", "DISPLAY", "WAYLAND_DISPLAY", "NETRC", "LYCHGATE_CONFIG", "LYCHGATE_TOKEN", "LYCHGATE_TOKEN_FILE", "SSH_AUTH_SOCK"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HOME", s.home)
@@ -171,18 +172,77 @@ func TestLoginEndToEnd(t *testing.T) {
 	code, out, errOut = s.login(t, s.inBrowser(t), "--oidc", "--browser", "--link")
 	expect(t, exitOK, "subject u-alice of", "is linked to you", alice)(code, out, errOut)
 	code, out, errOut = s.login(t, s.onDevice(t), "--oidc", "--device", "--issuer", "sso")
-	expect(t, exitOK, "signing in at sso", alice)(code, out, errOut)
+	expect(t, exitOK, "signing in with single sign-on at sso", alice)(code, out, errOut)
 	code, out, errOut = runHere(t, "whoami")
 	expect(t, exitOK, "alice (git.example.com/alice, human)")(code, out, errOut)
 	code, out, errOut = s.login(t, nil, "--issuer", "other")
 	expect(t, exitUsage, "knows no issuer other: it knows sso")(code, out, errOut)
 
 	s.loginAsJob(t)
+	s.loginWithKeys(t)
 
 	code, out, errOut = runHere(t, "logout")
 	expect(t, exitOK, "is revoked")(code, out, errOut)
 	code, out, errOut = runHere(t, "whoami")
 	expect(t, exitUsage, "no token for 127.0.0.1")(code, out, errOut)
+}
+
+// loginWithKeys signs in over https, with keys that a real ssh-agent holds and with one in a file.
+func (s *signInWorld) loginWithKeys(t *testing.T) {
+	t.Helper()
+	stranger := filepath.Join(s.home, "stranger")
+	if out, err := exec.CommandContext(t.Context(), tool(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", stranger).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	alice := s.q.path("alice.key")
+	t.Setenv("SSH_AUTH_SOCK", runAgent(t, stranger, alice))
+	code, out, errOut := s.login(t, nil)
+	expect(t, exitOK, "signing in with the SSH keys of ssh-agent", "You are alice (git.example.com/alice) at "+s.q.url())(code, out, errOut)
+	code, out, errOut = s.login(t, nil, "--key", alice, "--print")
+	expect(t, exitOK, "signing in with the SSH key "+alice, "lyg_")(code, out, errOut)
+
+	t.Setenv("SSH_AUTH_SOCK", runAgent(t, stranger))
+	code, out, errOut = s.login(t, nil)
+	expect(t, exitOK, "the gate takes none of these SSH keys", "signing in with ssh at 127.0.0.1:", "You are alice")(code, out, errOut)
+	code, out, errOut = s.login(t, nil, "--ssh-agent")
+	expect(t, exitFailure, "the gate takes none of these SSH keys: SHA256:", "the gate refused it")(code, out, errOut)
+	code, out, errOut = s.login(t, nil, "--ssh-agent", "--ssh")
+	expect(t, exitUsage, "are different ways")(code, out, errOut)
+	code, out, errOut = s.login(t, nil, "--gate", strings.Replace(s.q.url(), "127.0.0.1", "localhost", 1), "--key", alice)
+	expect(t, exitFailure, "the gate calls itself "+s.q.url())(code, out, errOut)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	code, out, errOut = s.login(t, nil, "--ssh-agent")
+	expect(t, exitFailure, "ssh-agent does not run")(code, out, errOut)
+}
+
+// runAgent starts an ssh-agent that holds keys, and returns its socket.
+func runAgent(t *testing.T, keys ...string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "agent") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	cmd := exec.Command(tool(t, "ssh-agent"), "-D", "-a", socket)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		os.RemoveAll(dir)
+	})
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+	}
+	add := exec.CommandContext(t.Context(), tool(t, "ssh-add"), append([]string{"-q"}, keys...)...)
+	add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+socket)
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("ssh-add: %v %s", err, out)
+	}
+	return socket
 }
 
 // loginAsJob signs CI jobs in.

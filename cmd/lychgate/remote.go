@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -54,15 +53,7 @@ func (r *remote) anonymous() (*client.Client, error) {
 	if (r.certFile == "") != (r.keyFile == "") {
 		return nil, usageError("--tls-cert and --tls-key belong together")
 	}
-	cfg := client.Config{Gate: r.gate, CAFile: r.caFile, UserAgent: "lychgate/" + version()}
-	if r.certFile != "" {
-		pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
-		if err != nil {
-			return nil, usageError("load the client certificate: %w", err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	c, err := client.New(cfg)
+	c, err := client.New(client.Config{Gate: r.gate, CAFile: r.caFile, CertFile: r.certFile, KeyFile: r.keyFile, UserAgent: "lychgate/" + version()})
 	if err != nil {
 		return nil, &exitError{code: exitUsage, err: err}
 	}

@@ -49,6 +49,7 @@ func (g *gate) signIn() gateway.SignIn {
 		s.Issuers = append(s.Issuers, o.Issuer)
 		s.People = append(s.People, gateway.SignInIssuer{Name: o.Name, Issuer: o.Issuer, ClientID: o.People.ClientID, Scopes: o.People.Scopes})
 	}
+	s.SSHKeys = g.cfg.HTTPS.SSHSignIn
 	if g.cfg.SSH.Listen != "" {
 		s.SSH = sshAddress(g.cfg)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/gateway/limit"
 )
 
 // maxAPIBody bounds JSON and batches of names, in bytes.
@@ -229,7 +230,12 @@ func (h *handler) commit(id string) {
 // is sent here has none in its texts.
 func (h *handler) read(into any, commas int) bool {
 	body, ok := h.readAll(maxAPIBody)
-	if !ok || !h.bounded(body, ",", commas) {
+	return ok && h.decode(body, into, commas)
+}
+
+// decode is read for a body that is there.
+func (h *handler) decode(body []byte, into any, commas int) bool {
+	if !h.bounded(body, ",", commas) {
 		return false
 	}
 	if err := json.Unmarshal(body, into, json.RejectUnknownMembers(true)); err != nil {
@@ -241,17 +247,21 @@ func (h *handler) read(into any, commas int) bool {
 
 // readAll reads a body into memory, of which one principal may hold only so many at once.
 func (h *handler) readAll(limit int64) ([]byte, bool) {
-	key := h.session.Principal().Key()
-	if !h.server.bodies.Enter(key) {
+	return h.readOf(h.server.bodies, h.session.Principal().Key(), limit)
+}
+
+// readOf is readAll for somebody whom a counter knows by key.
+func (h *handler) readOf(bodies *limit.Counter, key string, most int64) ([]byte, bool) {
+	if !bodies.Enter(key) {
 		busy(h.w)
 		return nil, false
 	}
-	defer h.server.bodies.Leave(key)
-	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), limit))
+	defer bodies.Leave(key)
+	body, err := io.ReadAll(http.MaxBytesReader(h.w, io.NopCloser(h.body()), most))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		h.mistake(&gateway.RequestError{Status: http.StatusRequestEntityTooLarge, Problem: "the body is larger than " + strconv.FormatInt(limit, 10) + " bytes", Hint: "split it"})
+		h.mistake(&gateway.RequestError{Status: http.StatusRequestEntityTooLarge, Problem: "the body is larger than " + strconv.FormatInt(most, 10) + " bytes", Hint: "split it"})
 	case err != nil:
 		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "the body broke off"})
 	}

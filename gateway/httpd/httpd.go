@@ -107,6 +107,7 @@ type Server struct {
 	inFlight *limit.Counter // requests by principal
 	bodies   *limit.Counter // of them, those whose body is being read into memory
 	hooks    *limit.Counter // deliveries of forges, by address
+	proofs   *limit.Counter // of SSH keys, by address
 
 	handlers sync.WaitGroup
 }
@@ -131,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("httpd: encode how to sign in: %w", err)
 	}
 	s.inFlight, s.bodies, s.hooks = limit.NewCounter(s.limits.RequestsPerPrincipal), limit.NewCounter(bodiesPerPrincipal), limit.NewCounter(hooksPerAddress)
+	s.proofs = limit.NewCounter(proofsPerAddress)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), TLSConfig: cfg.TLS.Clone(),
 		ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: s.limits.IdleTimeout, MaxHeaderBytes: s.limits.HeaderBytes,

@@ -39,14 +39,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 func (s *Server) route(w *response, r *http.Request, name *string) {
 	*name = "other"
 	setCommonHeaders(w.Header())
-	if r.Method == http.MethodGet && r.RequestURI == signInPath {
-		*name = "sign-in"
-		s.describeSignIn(w)
-		return
-	}
-	if forge, ok := hookOf(r); ok {
-		*name = "hook"
-		s.hook(w, r, forge)
+	if s.forAnybody(w, r, name) {
 		return
 	}
 	zone, isHash := s.hashZone(r)
@@ -78,6 +71,35 @@ func (s *Server) route(w *response, r *http.Request, name *string) {
 		return
 	}
 	h.api(segments, name)
+}
+
+// forAnybody answers r if nothing need be shown for it in its headers, nor by TLS, and reports whether it did.
+func (s *Server) forAnybody(w *response, r *http.Request, name *string) bool {
+	if r.Method == http.MethodGet && r.RequestURI == signInPath {
+		*name = "sign-in"
+		s.describeSignIn(w)
+		return true
+	}
+	if r.Method != http.MethodPost {
+		return false
+	}
+	forge, isHook := hookOf(r)
+	switch {
+	case isHook:
+		*name = "hook"
+		s.hook(w, r, forge)
+	case s.gate.Challenges == nil:
+		return false
+	case r.RequestURI == challengePath:
+		*name = "sign-in"
+		s.giveChallenge(w, r)
+	case mayProve(r):
+		*name = "token"
+		s.prove(w, r)
+	default:
+		return false
+	}
+	return true
 }
 
 // hashZone returns the zone of a request for hash equivalence: /hash/ZONE.
@@ -130,7 +152,7 @@ func credential(r *http.Request) authn.Credential {
 	return authn.Credential{}
 }
 
-// exchangePath is where an ID token is a credential, and signInPath says how to get one.
+// exchangePath is where an ID token, or the proof of an SSH key, is a credential, and signInPath says how to get one.
 const (
 	exchangePath = "/v1/token"
 	signInPath   = "/.well-known/oauth-protected-resource" // RFC 9728, section 3

@@ -9,12 +9,23 @@ import (
 	"github.com/lychgate/lychgate/gateway"
 )
 
+// maxNoteCommas is how many commas an order for a token may have: a note may hold some.
+const maxNoteCommas = 300
+
 // mint makes a token for who asks.
 func (h *handler) mint() {
 	var req gateway.TokenRequest
-	if !h.read(&req, 300) { // a note may hold some
+	if !h.read(&req, maxNoteCommas) {
 		return
 	}
+	if req.SSH != nil {
+		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "an SSH key was shown beside another credential", Hint: "show one of them"})
+		return
+	}
+	h.mintFor(req)
+}
+
+func (h *handler) mintFor(req gateway.TokenRequest) {
 	if req.Seconds < 0 || req.Seconds > int64(authn.MaxTokenLife/time.Second) {
 		h.mistake(&gateway.RequestError{Status: http.StatusBadRequest, Problem: "seconds is no length of a token's life", Hint: "leave it out for the longest that the gate gives"})
 		return

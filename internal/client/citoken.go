@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway"
 )
 
 // CIJob is where the ID token of a CI job may be found.
@@ -32,14 +34,13 @@ func InCI(env func(string) string) bool {
 // token service of GitHub Actions, which makes one for the audience. from says where it was.
 func (j CIJob) IDToken(ctx context.Context) (token authn.Secret, from string, err error) {
 	var text string
+	from = j.where()
 	switch {
 	case j.File != "":
-		from = "the file " + j.File
 		text, err = readTokenFile(j.File)
 	case j.Env("LYCHGATE_ID_TOKEN") != "":
-		from, text = "LYCHGATE_ID_TOKEN", j.Env("LYCHGATE_ID_TOKEN")
+		text = j.Env("LYCHGATE_ID_TOKEN")
 	case j.Env("ACTIONS_ID_TOKEN_REQUEST_URL") != "":
-		from = "GitHub Actions"
 		text, err = j.github(ctx)
 	default:
 		return authn.Secret{}, "", j.missing()
@@ -52,6 +53,53 @@ func (j CIJob) IDToken(ctx context.Context) (token authn.Secret, from string, er
 		return authn.Secret{}, from, fmt.Errorf("get the job's ID token from %s: %w", from, err)
 	}
 	return authn.NewSecret(text), from, nil
+}
+
+// where says where the ID token is looked for.
+func (j CIJob) where() string {
+	switch {
+	case j.File != "":
+		return "the file " + j.File
+	case j.Env("LYCHGATE_ID_TOKEN") == "" && j.Env("ACTIONS_ID_TOKEN_REQUEST_URL") != "":
+		return "GitHub Actions"
+	}
+	return "LYCHGATE_ID_TOKEN"
+}
+
+// ViaJob signs in with the ID token of a CI job. An ID token is good for one sign-in: what renews must be able to get another, as from a file
+// that somebody replaces, or from GitHub Actions.
+type ViaJob struct {
+	Job CIJob
+
+	mu    sync.Mutex // guards spent
+	spent [32]byte   // digest of the ID token that bought the last token
+}
+
+var _ TokenSource = (*ViaJob)(nil)
+
+func (s *ViaJob) String() string { return "the ID token of " + printable(s.Job.where()) }
+
+// Token implements [TokenSource].
+func (s *ViaJob) Token(ctx context.Context, c *Client, r gateway.TokenRequest) (gateway.TokenReply, error) {
+	idToken, from, err := s.Job.IDToken(ctx)
+	if err != nil {
+		return gateway.TokenReply{}, err
+	}
+	digest := authn.IDTokenDigest(idToken)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if digest == s.spent {
+		return gateway.TokenReply{}, fmt.Errorf("the ID token of %s was used already, and there is no other", printable(from))
+	}
+	reply, err := c.As(idToken).Token(ctx, r)
+	if isRefusal(err) {
+		return reply, fmt.Errorf("%w\nThe gate did not take the job's ID token. Its audience must be %s, it can be used once, "+
+			"and the gate's configuration must have a rule for this job: ask who runs the gate", err, printable(s.Job.Audience))
+	}
+	if err == nil {
+		s.spent = digest
+	}
+	return reply, err
 }
 
 // missing explains what the job lacks.

@@ -1,7 +1,8 @@
 // Package client talks to a gate: it asks who one is and what is there, downloads, and writes with a signed statement
 // of what was built from which sources.
 //
-// [Client] is the gate's API. [SSHDoor], [Person] and [CIJob] are how one signs in, and [Netrc] is where the token is kept.
+// [Client] is the gate's API. A [TokenSource] is a way to sign in, which [ChooseSource] finds. [Netrc] is where a token is kept, and a [Renewer]
+// holds one that renews by itself.
 // [Derive] finds out, from the siginfo files of a shared-state cache, what every object was built from, and [Client.Push]
 // signs that and publishes it.
 package client
@@ -22,6 +23,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -54,7 +56,10 @@ type Config struct {
 	CAFile string
 	// Certificates are shown to the gate when it asks for one.
 	Certificates []tls.Certificate
-	// Transport replaces the network; CA, CAFile and Certificates must then be empty.
+	// CertFile and KeyFile are PEM files of a certificate to show in place of Certificates. They are read again for each connection, since a
+	// certificate may be renewed; while they do not fit each other, what was read last is shown.
+	CertFile, KeyFile string
+	// Transport replaces the network; what says how to verify or what to show must then be empty.
 	Transport http.RoundTripper
 	UserAgent string // default "lychgate"
 	// Attempts bounds how often one request is tried without any progress; default 6.
@@ -143,10 +148,18 @@ func isLoopback(host string) bool {
 
 func transportOf(cfg Config) (http.RoundTripper, error) {
 	if cfg.Transport != nil {
-		if cfg.CA != nil || cfg.CAFile != "" || cfg.Certificates != nil {
-			return nil, errors.New("a transport brings its own certificates: leave CA, CAFile and Certificates empty")
+		if cfg.CA != nil || cfg.CAFile != "" || cfg.Certificates != nil || cfg.CertFile != "" || cfg.KeyFile != "" {
+			return nil, errors.New("a transport brings its own certificates: leave CA, CAFile, Certificates, CertFile and KeyFile empty")
 		}
 		return cfg.Transport, nil
+	}
+	tlsConfig := &tls.Config{Certificates: cfg.Certificates, MinVersion: tls.VersionTLS12}
+	if cfg.CertFile != "" || cfg.KeyFile != "" {
+		pair, err := newCertificateFiles(cfg.CertFile, cfg.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		tlsConfig.GetClientCertificate = pair.current
 	}
 	pool := cfg.CA
 	if cfg.CAFile != "" {
@@ -163,16 +176,58 @@ func transportOf(cfg Config) (http.RoundTripper, error) {
 			return nil, fmt.Errorf("CA file %q holds no PEM certificate", cfg.CAFile)
 		}
 	}
+	tlsConfig.RootCAs = pool
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       &tls.Config{RootCAs: pool, Certificates: cfg.Certificates, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:       tlsConfig,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       45 * time.Second, // the gate closes after 60 s; be first
 		TLSHandshakeTimeout:   15 * time.Second,
 		ExpectContinueTimeout: time.Second,
 	}, nil
+}
+
+// certificateFiles is a client certificate in files. It is safe for concurrent use.
+type certificateFiles struct {
+	cert, key string
+
+	mu   sync.Mutex // guards last
+	last *tls.Certificate
+}
+
+func newCertificateFiles(cert, key string) (*certificateFiles, error) {
+	f := &certificateFiles{cert: cert, key: key}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("load the client certificate: %w", err)
+	}
+	f.last = &pair
+	return f, nil
+}
+
+// current returns what the files hold now, or held last.
+func (f *certificateFiles) current(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.last = &pair
+	}
+	return f.last, nil
+}
+
+// onNewConnection returns a client of the same gate whose every request has a connection of its own, so that the present certificate is shown.
+func (c *Client) onNewConnection() *Client {
+	shared, ok := c.http.Transport.(*http.Transport)
+	if !ok {
+		return c
+	}
+	other, caller, transport := *c, *c.http, shared.Clone()
+	transport.DisableKeepAlives = true
+	caller.Transport, other.http = transport, &caller
+	return &other
 }
 
 // Error is the gate's refusal of one request.

@@ -31,6 +31,8 @@ type Person struct {
 	Out    io.Writer    // says what to do
 	// Browser opens an address in a browser on this machine. Nil, or an error: the person is asked to.
 	Browser func(address string) error
+	// Stays asks for a refresh token (OpenID Connect Core 1.0, section 11) where the provider offers one, so that Again works.
+	Stays bool
 }
 
 // Identity is who a provider says is there. Nothing of it was verified: that is the gate's.
@@ -38,6 +40,9 @@ type Identity struct {
 	IDToken authn.Secret
 	Issuer  string
 	Subject string
+
+	refresh authn.Secret // buys another ID token; zero: the provider gave none
+	nonce   string
 }
 
 // codeTime is how long a person may take in the browser.
@@ -102,10 +107,11 @@ func ChooseIssuer(s gateway.SignIn, name string) (gateway.SignInIssuer, error) {
 
 // provider is what a provider says about itself (OpenID Connect Discovery 1.0, section 3).
 type provider struct {
-	Issuer        string `json:"issuer"`
-	Authorization string `json:"authorization_endpoint"`
-	Token         string `json:"token_endpoint"`
-	Device        string `json:"device_authorization_endpoint"` // RFC 8628, section 4
+	Issuer        string   `json:"issuer"`
+	Authorization string   `json:"authorization_endpoint"`
+	Token         string   `json:"token_endpoint"`
+	Device        string   `json:"device_authorization_endpoint"` // RFC 8628, section 4
+	Scopes        []string `json:"scopes_supported"`
 }
 
 // discover asks the provider for its addresses.
@@ -133,14 +139,28 @@ func (p Person) discover(ctx context.Context) (*oauth2.Config, error) {
 	if d.Token == "" {
 		return nil, errors.New("the issuer names no token endpoint")
 	}
-	scopes := p.Issuer.Scopes
+	scopes := slices.Clone(p.Issuer.Scopes)
 	if !slices.Contains(scopes, "openid") {
 		scopes = append([]string{"openid"}, scopes...)
+	}
+	if p.Stays && slices.Contains(d.Scopes, offlineAccess) && !slices.Contains(scopes, offlineAccess) {
+		scopes = append(scopes, offlineAccess)
 	}
 	return &oauth2.Config{
 		ClientID: p.Issuer.ClientID, Scopes: scopes,
 		Endpoint: oauth2.Endpoint{AuthURL: d.Authorization, TokenURL: d.Token, DeviceAuthURL: d.Device, AuthStyle: oauth2.AuthStyleInParams},
 	}, nil
+}
+
+// offlineAccess is the scope of refresh tokens. It needs the person's consent (OpenID Connect Core 1.0, section 11).
+const offlineAccess = "offline_access"
+
+// consent returns what goes with the scopes of cfg.
+func consent(cfg *oauth2.Config) []oauth2.AuthCodeOption {
+	if !slices.Contains(cfg.Scopes, offlineAccess) {
+		return nil
+	}
+	return []oauth2.AuthCodeOption{oauth2.SetAuthURLParam("prompt", "consent")}
 }
 
 // isSafeURL takes https, and http to this machine.
@@ -178,7 +198,7 @@ func (p Person) Device(ctx context.Context) (Identity, error) {
 		return Identity{}, fmt.Errorf("the issuer %s has no device flow: use --browser", printable(p.Issuer.Name))
 	}
 	ctx = p.over(ctx)
-	code, err := cfg.DeviceAuth(ctx)
+	code, err := cfg.DeviceAuth(ctx, consent(cfg)...)
 	if err != nil {
 		return Identity{}, fmt.Errorf("ask the issuer for a code: %w", oauthError(err))
 	}
@@ -223,7 +243,7 @@ func (p Person) Code(ctx context.Context) (Identity, error) {
 	defer back.close()
 	cfg.RedirectURL = back.url()
 	nonce, verifier := rand.Text(), oauth2.GenerateVerifier()
-	p.inviteCode(cfg.AuthCodeURL(back.state, oauth2.S256ChallengeOption(verifier), oauth2.SetAuthURLParam("nonce", nonce)))
+	p.inviteCode(cfg.AuthCodeURL(back.state, append(consent(cfg), oauth2.S256ChallengeOption(verifier), oauth2.SetAuthURLParam("nonce", nonce))...))
 	waiting, cancel := context.WithTimeout(ctx, codeTime)
 	defer cancel()
 	code, err := back.wait(waiting)
@@ -267,6 +287,41 @@ func oauthError(err error) error {
 	return fmt.Errorf("the issuer answered %s", words(refused.ErrorCode+": "+refused.ErrorDescription))
 }
 
+// Again gets another ID token for somebody who signed in, without asking the person. Its error wraps [ErrPerson] when the provider gave no
+// refresh token, or does not take it any more. The refresh token may be good for one time: the next is in what is returned.
+func (p Person) Again(ctx context.Context, who Identity) (Identity, error) {
+	if who.refresh.IsZero() {
+		return Identity{}, fmt.Errorf("%w at %s again: it gave nothing to renew the sign-in with", ErrPerson, printable(p.Issuer.Name))
+	}
+	cfg, err := p.discover(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	token, err := cfg.TokenSource(p.over(ctx), &oauth2.Token{RefreshToken: who.refresh.Reveal()}).Token()
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
+		return Identity{}, fmt.Errorf("%w at %s again: the sign-in there has ended", ErrPerson, printable(p.Issuer.Name))
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("renew the sign-in at the issuer: %w", oauthError(err))
+	}
+	next, err := identity(token, who.nonce)
+	if errors.Is(err, errNonce) {
+		next, err = identity(token, "") // it need not be repeated (OpenID Connect Core 1.0, section 12.2)
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if next.Issuer != who.Issuer || next.Subject != who.Subject {
+		return Identity{}, errors.New("the issuer's new ID token is about somebody else")
+	}
+	next.nonce = who.nonce
+	return next, nil
+}
+
+// errNonce says that an ID token is the answer to another question.
+var errNonce = errors.New("the issuer's ID token is not for this sign-in (its nonce is another): run it again")
+
 // identity takes the ID token out of an answer. nonce, when there is one, must be in it (OpenID Connect Core, section 3.1.3.7): else
 // the answer is to another's question.
 func identity(token *oauth2.Token, nonce string) (Identity, error) {
@@ -290,7 +345,7 @@ func identity(token *oauth2.Token, nonce string) (Identity, error) {
 		return Identity{}, fmt.Errorf("the issuer's ID token: %w", err)
 	}
 	if claims.Nonce != nonce {
-		return Identity{}, errors.New("the issuer's ID token is not for this sign-in (its nonce is another): run it again")
+		return Identity{}, errNonce
 	}
-	return Identity{authn.NewSecret(text), claims.Issuer, claims.Subject}, nil
+	return Identity{authn.NewSecret(text), claims.Issuer, claims.Subject, authn.NewSecret(token.RefreshToken), nonce}, nil
 }

@@ -43,13 +43,10 @@ func LoadSigner(opt SignerOptions) (provenance.Signer, error) {
 	switch {
 	case opt.Key == "" && opt.AgentSocket == "":
 		return nil, errors.New("no key to sign with: give --key FILE, or start ssh-agent and add one (ssh-add)")
-	case opt.Key == "" || strings.HasPrefix(opt.Key, "SHA256:"):
+	case opt.Key == "" || isFingerprint(opt.Key):
 		return fromAgent(opt, opt.Key)
 	}
-	text, err := readKey(opt.Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("key file %q does not exist: make one with ssh-keygen -t ed25519, or give another --key", opt.Key)
-	}
+	text, err := readKeyFile(opt.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +61,18 @@ func LoadSigner(opt SignerOptions) (provenance.Signer, error) {
 		return nil, fmt.Errorf("key file %q: %w", opt.Key, err)
 	}
 	return withCertificate(opt, signer)
+}
+
+// isFingerprint reports whether a key is named by its fingerprint, as ssh-keygen -l prints it.
+func isFingerprint(key string) bool { return strings.HasPrefix(key, "SHA256:") }
+
+// readKeyFile is readKey for a file that somebody named, and that must be there.
+func readKeyFile(name string) ([]byte, error) {
+	text, err := readKey(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("key file %q does not exist: make one with ssh-keygen -t ed25519, or give another --key", name)
+	}
+	return text, err
 }
 
 func readKey(name string) ([]byte, error) {
@@ -125,6 +134,18 @@ func privateSigner(opt SignerOptions, text []byte) (ssh.Signer, error) {
 
 // withCertificate puts the certificate that belongs to the key in its place, if there is one.
 func withCertificate(opt SignerOptions, signer ssh.Signer) (provenance.Signer, error) {
+	paired, err := certified(opt, signer)
+	switch {
+	case err != nil:
+		return nil, err
+	case paired == nil:
+		return provenance.NewSSHSigner(signer)
+	}
+	return provenance.NewSSHSigner(paired)
+}
+
+// certified returns a signer that signs under the certificate that belongs to the key, or nil if there is none.
+func certified(opt SignerOptions, signer ssh.Signer) (ssh.Signer, error) {
 	name := opt.Certificate
 	if name == "" {
 		name = strings.TrimSuffix(opt.Key, ".pub") + "-cert.pub"
@@ -132,7 +153,7 @@ func withCertificate(opt SignerOptions, signer ssh.Signer) (provenance.Signer, e
 	line, err := readKey(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && opt.Certificate == "":
-		return provenance.NewSSHSigner(signer)
+		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("read SSH certificate: %w", err)
 	}
@@ -140,7 +161,7 @@ func withCertificate(opt SignerOptions, signer ssh.Signer) (provenance.Signer, e
 	if err != nil {
 		return nil, fmt.Errorf("certificate file %q: %w", filepath.Base(name), err)
 	}
-	return provenance.NewSSHSigner(paired)
+	return paired, nil
 }
 
 // fromAgent asks ssh-agent for the key with a fingerprint, or for the only one.

@@ -75,6 +75,18 @@ func (d SSHDoor) String() string {
 
 const maxSSHReply = 64 << 10 // bytes
 
+// ViaSSHDoor signs in with ssh at a gate's ssh door.
+type ViaSSHDoor struct{ Door SSHDoor }
+
+var _ TokenSource = ViaSSHDoor{}
+
+// Token implements [TokenSource]. The client is not used: the token is for whatever gate the door is of.
+func (s ViaSSHDoor) Token(ctx context.Context, _ *Client, r gateway.TokenRequest) (gateway.TokenReply, error) {
+	return s.Door.Token(ctx, r)
+}
+
+func (s ViaSSHDoor) String() string { return "ssh at " + s.Door.String() }
+
 // Token has the gate make a token for the owner of the SSH key. It is tried once. The errors hold what ssh said.
 func (d SSHDoor) Token(ctx context.Context, r gateway.TokenRequest) (gateway.TokenReply, error) {
 	args, err := d.args(r)

@@ -81,6 +81,9 @@ type HTTPS struct {
 	ClientCRLs []CRL `yaml:"client_crls"`
 	// ClientCRLGrace is how long a list counts beyond the time at which it says the next one comes. Default 0s, at most 168h.
 	ClientCRLGrace time.Duration `yaml:"client_crl_grace"`
+	// SSHSignIn lets the holders of SSH keys that the gate knows sign in by this door, with a signature. What ssh says of keys and
+	// certificates holds there too. Default true.
+	SSHSignIn bool `yaml:"ssh_sign_in"`
 }
 
 // TLS is where a server certificate comes from: cert and key, or development_ca, never both.
@@ -268,7 +271,7 @@ func defaults() *Config {
 	return &Config{
 		Node:   "gate",
 		State:  "/var/lib/lychgate",
-		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate"},
+		HTTPS:  HTTPS{Listen: ":8443", Mount: "/sstate", SSHSignIn: true},
 		Admin:  Admin{Listen: "127.0.0.1:9443"},
 		SSH:    SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
 		Hash:   Hash{Memory: 512 << 20, Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 24 * time.Hour},

@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 		Database: config.Location{Scheme: "sqlite", Value: "/var/lib/lychgate/lychgate.db"},
 		Blobs:    config.Location{Scheme: "dir", Value: "/var/lib/lychgate/blobs"},
 		HTTPS: config.HTTPS{
-			Listen: ":8443", Mount: "/sstate", Audience: "https://gate.example.com",
+			Listen: ":8443", Mount: "/sstate", Audience: "https://gate.example.com", SSHSignIn: true,
 			Names: []string{"gate.example.com"}, TLS: config.TLS{DevelopmentCA: true},
 		},
 		SSH: config.SSH{Connections: 10000, ConnectionsPerAddress: 4096, ConnectionsPerPrincipal: 4096, Idle: 10 * time.Minute},
@@ -222,7 +222,9 @@ var bad = []struct{ name, doc, want string }{
 	{"zone named ..", replace("- name: main", "- name: .."), `5:11: zones[0].name: not a zone name: ".." (1 to 63 lower-case letters, digits and '-')`},
 	{"two zones of one name", replace("- name: main", "- name: main\n  - name: main"), `6:11: zones[1].name: "main" is given twice (names are unique: rename or remove one)`},
 	{"review zone as a base", replace("- name: main", "- {name: main, base: review}\n  - {name: review, review: true}"), `5:24: zones[0].base: "review" is a review zone, and "main" is none (protected builds must not read what nobody vouches for: turn the two around)`},
-	{"ssh without a door", minimal + "ssh: {revoked: [a]}\n", `8:1: ssh.listen: required, and not given (such as :2222; without it the door is closed, and the other keys mean nothing)`},
+	{"host keys without a door", minimal + "ssh: {host_keys: [a]}\n", `8:1: ssh.listen: required, and not given (such as :2222; without it the door is closed, and the other keys mean nothing)`},
+	{"ssh keys that nobody may show", replace("https:\n", "https:\n  ssh_sign_in: false\n") + "ssh: {revoked: [a]}\n", `9:1: ssh.listen: required, and not given (such as :2222; without it the door is closed, and the other keys mean nothing)`},
+	{"keys of nobody, without a door", minimal + "ssh: {authorized_keys: [{file: a}]}\n", `8:25: ssh.authorized_keys[0].principal.id: required, and not given (who shows it: the user's id at the forge, or a name of your own without a forge)`},
 	{"ssh on the https door", minimal + "ssh: {listen: \":8443\"}\n", `8:15: ssh.listen: https.listen is :8443 already (choose another port)`},
 	{"ssh on the admin listener", minimal + "ssh: {listen: \":9443\"}\n", `8:15: ssh.listen: admin.listen is 127.0.0.1:9443 already (choose another port)`},
 	{"ssh address without a port", minimal + "ssh: {listen: \":22\", address: gate}\n", `8:31: ssh.address: not HOST:PORT: "gate" (write an address and a port, such as 127.0.0.1:8443 or :8443)`},
@@ -624,4 +626,12 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("taken, although it breaks a promise: %+v", c)
 		}
 	})
+}
+
+// TestSSHWithoutDoor: keys and certificates are for the https door too, so what is said of them counts without an ssh door.
+func TestSSHWithoutDoor(t *testing.T) {
+	c, err := config.Parse([]byte(minimal+"ssh: {revoked: [a], authorities: [{name: a, file: a, forge: git.example.com}]}\n"), "/etc/lychgate")
+	if err != nil || len(c.SSH.Revoked) != 1 || len(c.SSH.Authorities) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
 }

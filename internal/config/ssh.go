@@ -7,7 +7,7 @@ import (
 )
 
 // SSH is the ssh door: SFTP, scp and a few commands, for whoever has an SSH key that the gate knows. The keys of the forges' users are
-// known without any of the keys below.
+// known without any of the keys below. What it says of keys and certificates holds at the https door too, see https.ssh_sign_in.
 type SSH struct {
 	// Listen is HOST:PORT; an empty host is every address. Default: the door is closed.
 	Listen string `yaml:"listen"`
@@ -68,19 +68,13 @@ type SSHRule struct {
 func (p *parser) checkSSH(c *Config, forges []string) {
 	s := &c.SSH
 	if s.Listen == "" {
-		if len(s.HostKeys)+len(s.AuthorizedKeys)+len(s.Authorities)+len(s.Revoked) > 0 && p.sound("ssh") {
-			p.required("ssh.listen", true, "such as :2222; without it the door is closed, and the other keys mean nothing")
+		known := len(s.AuthorizedKeys) + len(s.Authorities) + len(s.Revoked)
+		if len(s.HostKeys) > 0 || known > 0 && !c.HTTPS.SSHSignIn {
+			p.required("ssh.listen", p.sound("ssh"), "such as :2222; without it the door is closed, and the other keys mean nothing")
+			return
 		}
-		return
-	}
-	p.listen("ssh.listen", s.Listen)
-	if s.Address != "" {
-		p.listen("ssh.address", s.Address)
-	}
-	for key, other := range map[string]string{"https.listen": c.HTTPS.Listen, "admin.listen": c.Admin.Listen} {
-		if p.sound(key) && p.sound("ssh.listen") && overlap(other, s.Listen) {
-			p.add("ssh.listen", fmt.Sprintf("%s is %s already", key, other), "choose another port")
-		}
+	} else {
+		p.checkSSHListen(c)
 	}
 	for i, k := range s.AuthorizedKeys {
 		key := fmt.Sprintf("ssh.authorized_keys[%d]", i)
@@ -95,6 +89,19 @@ func (p *parser) checkSSH(c *Config, forges []string) {
 			names = append(names, a.Name)
 		}
 		p.checkAuthority(key, a, forges)
+	}
+}
+
+// checkSSHListen looks at where the door is.
+func (p *parser) checkSSHListen(c *Config) {
+	p.listen("ssh.listen", c.SSH.Listen)
+	if c.SSH.Address != "" {
+		p.listen("ssh.address", c.SSH.Address)
+	}
+	for key, other := range map[string]string{"https.listen": c.HTTPS.Listen, "admin.listen": c.Admin.Listen} {
+		if p.sound(key) && p.sound("ssh.listen") && overlap(other, c.SSH.Listen) {
+			p.add("ssh.listen", fmt.Sprintf("%s is %s already", key, other), "choose another port")
+		}
 	}
 }
 

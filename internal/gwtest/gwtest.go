@@ -86,6 +86,8 @@ type Options struct {
 	Journal      func(gateway.Journal) gateway.Journal // wraps the journal
 	SSH          bool                                  // open the ssh door too; every user of the forge file has a key
 	SSHAuthority ssh.PublicKey                         // whose user certificates the ssh door takes: their principals are users of the forge
+	SSHRules     func(*authn.SSHKeysConfig)            // changes what is known of SSH keys
+	NoSSHSignIn  bool                                  // SSH keys are not taken over https
 	SSHLimits    sshd.Limits
 	SSHObserve   func(sshd.Observation)
 	Provider     forge.Provider // asked through a cache in place of the forge file
@@ -296,11 +298,16 @@ func (g *Gate) assemble(o Options) {
 	keys := g.sshKeys(o)
 	ids, err := authn.NewOIDC(authn.OIDCConfig{Issuers: o.Issuers, Directory: g.Forges, Links: g.DB})
 	g.must(err, "know ID tokens")
+	var challenges gateway.Challenges
+	if !o.NoSSHSignIn {
+		challenges, err = authn.NewChallenges(authn.ChallengesConfig{Key: bytes.Repeat([]byte("k"), 32), URL: "https://gate.example.com"})
+		g.must(err, "make challenges")
+	}
 	g.Gateway, err = gateway.New(gateway.Config{
 		Authenticator: authn.Chain{g.Tokens, certificates, keys, ids, authn.Accounts{Store: g.DB, Epoch: g.Tokens.Epoch}, authn.Places(o.Places)}, Authorizer: g.Authz, Records: g.DB, Verifier: verifier,
 		Resolver: g.Forges, Journal: journal, Zones: zones, Blobs: &spyBlobs{Blobs: blobs, spy: g.Upstream},
 		Staging: g.Path("staging"), Audience: "https://gate.example.com",
-		Names: g.DB, Tokens: g.Tokens, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
+		Names: g.DB, Tokens: g.Tokens, Challenges: challenges, Identities: ids, Links: g.DB, Hooks: g.Forges, Events: g.Hub, Ender: g.Tokens, Published: g.DB, Accounts: g.DB, TokenLife: gateway.TokenLife{Human: 12 * time.Hour, CI: 6 * time.Hour},
 		Limits: o.Uploads, Refused: g.countRefusal,
 	})
 	g.must(err, "make the gateway")
@@ -353,7 +360,7 @@ func (g *Gate) serve(ctx context.Context, o Options) (stopped func()) {
 	g.must(err, "make the hash door")
 	door, err := httpd.New(httpd.Config{
 		Gateway: g.Gateway, Hash: g.HashDoor, TLS: servertls.Config(leaf.GetCertificate, clientCAs, nil), Mount: "/sstate", Limits: o.Limits,
-		SignIn: gateway.SignIn{Resource: "https://gate.example.com"},
+		SignIn: gateway.SignIn{Resource: "https://gate.example.com", SSHKeys: !o.NoSSHSignIn},
 		Log:    slog.New(slog.NewTextHandler(testWriter{g.T}, nil)),
 	})
 	g.must(err, "make the https door")

@@ -41,6 +41,9 @@ func (g *Gate) sshKeys(o Options) *authn.SSHKeys {
 		g.must(err, "read the authority's key")
 		cfg.Authorities = []authn.SSHAuthority{{Name: "test", Keys: authn.Fixed[*authn.SSHKeySet]{Value: set}, Forge: Forge, MaxLifetime: 24 * time.Hour}}
 	}
+	if o.SSHRules != nil {
+		o.SSHRules(&cfg)
+	}
 	keys, err := authn.NewSSHKeys(cfg)
 	g.must(err, "make the rules for SSH keys")
 	return keys

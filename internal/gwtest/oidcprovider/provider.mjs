@@ -22,13 +22,13 @@ const cookieKeys = [crypto.randomBytes(16).toString('hex')];
 const state = { keys: [], serial: 0, provider: null, issuer: '', fetches: 0, delay: 0, status: 0 };
 
 // client is a program on people's machines: no secret, a loopback address of any port (RFC 8252 section 7.3), and the device
-// flow (RFC 8628).
+// flow (RFC 8628). Whoever asks for offline_access, with consent, gets a refresh token that is good for one time.
 function client(id) {
   return {
     client_id: id,
     application_type: 'native',
     token_endpoint_auth_method: 'none',
-    grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
+    grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
     response_types: ['code'],
     redirect_uris: ['http://127.0.0.1/', 'http://127.0.0.1/callback', 'http://[::1]/callback'],
   };
