@@ -67,6 +67,9 @@ type Zone struct {
 	artifact.Zone
 	Mirror upstream.Store // objects under their own names, not written by the gate; nil for none
 	Hash   HashZone
+	// TellWhy tells whoever knows an object's name whether it is absent or denied, and which repositories they would have to read. To know
+	// the name is to have computed it from the recipe, and so to know its sources; that the object is there is news.
+	TellWhy bool
 }
 
 // statementAge is how old a statement may be at the commit of its upload. One that came by plain PUT may be as old
@@ -96,6 +99,7 @@ type Config struct {
 	Blobs         Blobs
 	Staging       string // directory for uploads under way, on the file system of Blobs when that is a directory
 	Audience      string // this gate's own URL, which statements name
+	Contact       string // whom people ask about what is not there for them; may be empty
 	Names         Lister
 	Tokens        Tokens
 	Challenges    Challenges // for SSH keys without a handshake; nil: they are not taken

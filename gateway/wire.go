@@ -9,6 +9,7 @@ package gateway
 //	POST   /v1/uploads/{id}/commit         a DSSE envelope -> 201 CommitResult; 422 when the statement is refused
 //	DELETE /v1/uploads/{id}                -> 204
 //	POST   /v1/presence                    PresenceRequest -> PresenceReply; text/plain with ?zone=Z: a name a line -> "1" or "0" a line
+//	POST   /v1/why                         WhyRequest -> Why
 //	GET    /v1/whoami                      -> Whoami
 //	POST   /v1/token                       TokenRequest -> 201 TokenReply; Authorization: Bearer ID-TOKEN exchanges one, once
 //	                                       without a credential but with ssh in the body: for the key that signed, once
@@ -94,6 +95,19 @@ type PresenceRequest struct {
 // PresenceReply answers in the order of the names.
 type PresenceReply struct {
 	Present []bool `json:"present"`
+}
+
+// WhyRequest asks why an object is there for the asker or not.
+type WhyRequest struct {
+	Zone string `json:"zone"`
+	Name string `json:"name"`
+}
+
+// Why is the answer, as far as the zone tells.
+type Why struct {
+	State   string   `json:"state"`             // "present", "hidden", "absent", "denied" or "unavailable"
+	Missing []string `json:"missing"`           // HOST/PATH of each repository that the asker would have to read, for "denied"
+	Contact string   `json:"contact,omitempty"` // whom to ask
 }
 
 // Whoami is who the gate takes the asker for.

@@ -299,7 +299,7 @@ func (g *gate) assemble(ctx context.Context) error {
 	g.gateway, err = gateway.New(gateway.Config{
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
-		Audience: g.cfg.HTTPS.Audience, Log: g.log, Names: g.db, Tokens: g.tokens, Challenges: challenges,
+		Audience: g.cfg.HTTPS.Audience, Contact: g.cfg.Contact, Log: g.log, Names: g.db, Tokens: g.tokens, Challenges: challenges,
 		Published: g.db, Accounts: g.db, Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{
@@ -314,7 +314,7 @@ func (g *gate) assemble(ctx context.Context) error {
 func (g *gate) servedZones(ctx context.Context) ([]gateway.Zone, error) {
 	zones := make([]gateway.Zone, len(g.cfg.Zones))
 	for i, z := range g.cfg.Zones {
-		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}}
+		zones[i] = gateway.Zone{Zone: artifact.Zone{Name: z.Name, Base: z.Base, Review: z.Review}, TellWhy: z.TellWhy}
 		mirror, err := openMirror(z)
 		if err != nil {
 			return nil, fmt.Errorf("open the mirror of zone %s: %w", z.Name, err)

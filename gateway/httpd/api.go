@@ -30,6 +30,9 @@ func (h *handler) api(segments []string, name *string) {
 		h.only(http.MethodPost, func() { h.presence(query) })
 	case query != "":
 		notFound(h.w)
+	case match(segments, "v1", "why"):
+		*name = "presence"
+		h.only(http.MethodPost, h.why)
 	case match(segments, "v1", "whoami"):
 		*name = "whoami"
 		h.only(http.MethodGet, h.whoami)
@@ -87,6 +90,19 @@ func (h *handler) only(method string, f func()) {
 		return
 	}
 	f()
+}
+
+func (h *handler) why() {
+	var req gateway.WhyRequest
+	if !h.read(&req, 1) {
+		return
+	}
+	why, err := h.session.Why(h.r.Context(), req.Zone, req.Name)
+	if err != nil {
+		h.fail(err)
+		return
+	}
+	h.reply(http.StatusOK, why)
 }
 
 // presence answers a batch: JSON for JSON, else a line a name.

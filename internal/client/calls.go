@@ -50,6 +50,15 @@ func (c *Client) Presence(ctx context.Context, zone string, names []string) ([]b
 	return present, nil
 }
 
+// Why asks why an object of zone is there for the asker or not.
+func (c *Client) Why(ctx context.Context, zone, name string) (gateway.Why, error) {
+	var w gateway.Why
+	err := c.call(ctx, request{
+		op: "ask why", method: http.MethodPost, path: []string{"v1", "why"}, send: gateway.WhyRequest{Zone: zone, Name: name}, into: &w,
+	})
+	return w, err
+}
+
 const opBegin = "begin upload"
 
 // Begin announces a write to zone.

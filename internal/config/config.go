@@ -19,6 +19,8 @@ import (
 type Config struct {
 	// Node names this gate in audit events: 1 to 63 lower-case letters, digits and '-'. Default "gate".
 	Node string `yaml:"node"`
+	// Contact is whom people ask about what is not there for them: a line of text. Default none.
+	Contact string `yaml:"contact"`
 	// State is the directory for everything the gate keeps that has no place of its own below. Default /var/lib/lychgate.
 	State Path `yaml:"state"`
 	// Database is where records, tokens and statements are: "sqlite:PATH". Default sqlite:STATE/lychgate.db.
@@ -123,6 +125,9 @@ type Zone struct {
 	Review bool `yaml:"review"`
 	// Hash is hash equivalence in the zone.
 	Hash ZoneHash `yaml:"hash"`
+	// TellWhy tells whoever signed in and knows an object's name whether it is absent or denied, and which repositories they would have to
+	// read (lychgate why). Default false: both look the same.
+	TellWhy bool `yaml:"tell_why"`
 	// Writers may write to the zone. Default nobody.
 	Writers Members `yaml:"writers"`
 	// Admins may explain and administer the zone. Default nobody.

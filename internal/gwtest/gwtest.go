@@ -80,6 +80,7 @@ type Options struct {
 	Dir          string
 	Issuers      []authn.Issuer // of ID tokens
 	Admins       []string       // users who administer main
+	TellWhy      bool           // main tells why something is not there
 	Review       bool           // add the zone "review", which has main as its base
 	JournalFS    audit.FS
 	Blobs        func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
@@ -272,7 +273,7 @@ func (g *Gate) assemble(o Options) {
 	if o.Blobs != nil {
 		blobs = o.Blobs(dir)
 	}
-	main := gateway.Zone{Zone: artifact.Zone{Name: "main"}}
+	main := gateway.Zone{Zone: artifact.Zone{Name: "main"}, TellWhy: o.TellWhy}
 	if o.Mirror != nil {
 		main.Mirror = g.Upstream.watch(o.Mirror)
 	}
