@@ -59,8 +59,18 @@ func (g *gate) ready() bool {
 
 // push publishes a cache as CI would.
 func (g *gate) push(ctx context.Context, dir string) error {
-	return command(ctx, g.w.dir, nil, g.w.o.gate, "push", dir, "--quiet", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
-		"--token-file", g.path("ci.token"), "--key", g.path("ci.key"))
+	return g.run(ctx, "ci", "push", dir, "--key", g.path("ci.key"))
+}
+
+// pull fetches into a cache what the signatures below stamps name, as a user.
+func (g *gate) pull(ctx context.Context, user, dir, stamps string) error {
+	return g.run(ctx, user, "pull", dir, "--stamps", stamps)
+}
+
+// run runs a verb as a user.
+func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string) error {
+	args := append([]string{verb, dir, "--quiet", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"), "--token-file", g.path(user + ".token")}, flags...)
+	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
 }
 
 // counts are what the gate has answered so far, by a few words that say what.
