@@ -376,6 +376,19 @@ type netError struct {
 func (e *netError) Error() string { return fmt.Sprintf("%s: %v", e.op, e.err) }
 func (e *netError) Unwrap() error { return e.err }
 
+// Unreachable reports whether err, of a Client, is about the way to the gate and back, and not an answer of the gate's.
+func Unreachable(err error) bool {
+	var broken *netError
+	return errors.As(err, &broken)
+}
+
+// WithAttempts returns a client that tries a request n times without progress. They share their connections.
+func (c *Client) WithAttempts(n int) *Client {
+	other := *c
+	other.attempts = n
+	return &other
+}
+
 // tries counts attempts without progress, and waits longer after each.
 type tries struct {
 	client *Client
