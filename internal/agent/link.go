@@ -24,11 +24,10 @@ const (
 // errLost is what is wrong while the gate is not asked.
 var errLost = errors.New("the gate did not answer a moment ago")
 
-// tokenError is about the credential.
+// tokenError is about the credential. It is opaque: a token's file that is not there is no object that is not there.
 type tokenError struct{ err error }
 
 func (e *tokenError) Error() string { return e.err.Error() }
-func (e *tokenError) Unwrap() error { return e.err }
 
 // link is the way to the gate: with which credential, and whether it is worth asking. While the gate does not answer, one question in each
 // pause is asked, and all others fail at once, so that a build is slow for a moment and not for each object.

@@ -29,11 +29,10 @@ const (
 
 var errSpoolFull = errors.New("the spool is full of objects that builds wait for")
 
-// diskError is a fault of the spool's disk.
+// diskError is a fault of the spool's disk. It is opaque: a directory that is not there is no object that is not there.
 type diskError struct{ err error }
 
 func (e *diskError) Error() string { return e.err.Error() }
-func (e *diskError) Unwrap() error { return e.err }
 
 // spoolFile holds the bytes of one object. Close frees them.
 type spoolFile interface {
@@ -44,6 +43,9 @@ type spoolFile interface {
 
 // createFile makes a file without a name: it is gone when the agent is.
 func createFile(dir string) (spoolFile, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil { // somebody may have cleaned up
+		return nil, err
+	}
 	f, err := os.CreateTemp(dir, "object-*")
 	if err != nil {
 		return nil, err

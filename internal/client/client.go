@@ -389,6 +389,22 @@ func (c *Client) WithAttempts(n int) *Client {
 	return &other
 }
 
+// HashURL returns where a zone's hash equivalence is.
+func (c *Client) HashURL(zone string) string {
+	u := c.base.JoinPath("hash", zone)
+	u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
+	return u.String()
+}
+
+// TLS returns a copy of how the gate is verified, and which certificate is shown to it; nil with a Transport that is not ours.
+func (c *Client) TLS() *tls.Config {
+	t, ok := c.http.Transport.(*http.Transport)
+	if !ok {
+		return nil
+	}
+	return t.TLSClientConfig.Clone()
+}
+
 // tries counts attempts without progress, and waits longer after each.
 type tries struct {
 	client *Client
