@@ -243,15 +243,17 @@ func (g *download) copy(body io.Reader, alive func()) error {
 				return werr
 			}
 		}
-		switch {
-		case err == io.EOF:
-			if got := artifact.Digest(g.hash.Sum(nil)); got != g.want {
-				return fmt.Errorf("%w: they have digest %s, the gate promised %s: do not use them", ErrBytes, got, g.want)
-			}
-			return nil
-		case err != nil:
-			return &netError{op: "get object", err: err}
+		if err == nil {
+			continue
 		}
+		got := artifact.Digest(g.hash.Sum(nil))
+		switch {
+		case got == g.want: // also when the end was cut off behind the last byte
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("%w: they have digest %s, the gate promised %s: do not use them", ErrBytes, got, g.want)
+		}
+		return &netError{op: "get object", err: err}
 	}
 }
 
