@@ -60,8 +60,9 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// create makes a file of the spool, for tests.
-	create func(dir string) (spoolFile, error)
+	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
+	create   func(dir string) (spoolFile, error)
+	patience time.Duration
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -121,6 +122,7 @@ func (conf Config) withDefaults() Config {
 	if conf.Now == nil {
 		conf.Now = time.Now
 	}
+	conf.patience = cmp.Or(conf.patience, patienceTime)
 	if conf.create == nil {
 		conf.create = createFile
 	}

@@ -240,3 +240,41 @@ func TestSingleFlight(t *testing.T) {
 	all.Wait()
 	h.want("downloads at the gate", h.spy.count("GET object"), 1)
 }
+
+// headInPython asks as BitBake does, and gives up after a silence of a second.
+const headInPython = `
+import http.client, sys
+c = http.client.HTTPConnection(sys.argv[1], timeout=1)
+c.request("HEAD", sys.argv[2], headers={"Connection": "close"})
+r = c.getresponse()
+print(r.status, r.headers["Content-Length"])
+`
+
+// TestPatience: who waits long for an object is told again and again that the answer is to come, in a way that Python and wget take.
+func TestPatience(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	slow := func(*http.Request) (*http.Response, error) {
+		time.Sleep(3 * time.Second)
+		return nil, nil
+	}
+	patience := func(c *Config) { c.patience = 100 * time.Millisecond }
+	python, wget := start(t, g, "bob", patience), start(t, g, "alice", patience)
+	python.spy.breaks(slow)
+	wget.spy.breaks(slow)
+	var all sync.WaitGroup
+	all.Go(func() {
+		out, err := exec.Command("python3", "-c", headInPython, strings.TrimPrefix(python.url, "http://"), "/main/"+hello.Name).CombinedOutput()
+		if want := fmt.Sprintf("200 %d\n", len(hello.Content)); err != nil || string(out) != want {
+			t.Errorf("Python: %q, want %q, %v", out, want, err)
+		}
+	})
+	all.Go(func() {
+		out, err := exec.Command("wget", "--no-config", "--tries=1", "--timeout=1", "--quiet", "--output-document=-", wget.url+"/main/"+hello.Name).Output()
+		if err != nil || !bytes.Equal(out, hello.Content) {
+			t.Errorf("wget: %q, %v", out, err)
+		}
+	})
+	all.Wait()
+}

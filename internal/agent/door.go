@@ -131,7 +131,7 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 		o, err := a.spool.obtain(r.Context(), k, promised)
 		got <- result{o, err}
 	}()
-	tick := time.NewTicker(patienceTime)
+	tick := time.NewTicker(a.conf.patience)
 	defer tick.Stop()
 	for {
 		select {

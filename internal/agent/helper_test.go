@@ -248,3 +248,5 @@ func mustAddr(t *testing.T, text string) netip.AddrPort {
 	}
 	return a
 }
+
+func gwtestToken(g *gwtest.Gate, user string) authn.Secret { return authn.NewSecret(g.As(user).Token) }
