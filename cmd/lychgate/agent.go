@@ -22,16 +22,21 @@ import (
 	"github.com/lychgate/lychgate/internal/client"
 )
 
-// agentPlace is where an agent listens for BitBake unless it is told.
-const agentPlace = "127.0.0.1:8474"
+// Where an agent listens for BitBake unless it is told.
+const (
+	agentPlace     = "127.0.0.1:8474"
+	agentHashPlace = "127.0.0.1:8475"
+	agentZone      = "main"
+	noHash         = "none"
+)
 
 // agentFlags is how an agent is to run.
 type agentFlags struct {
 	remote
-	control, spool, log string
-	listen, hash        []string
-	spoolGiB            int64
-	anyUser             bool
+	control, spool, cache, log string
+	listen, hash               []string
+	spoolGiB, cacheGiB         int64
+	anyUser                    bool
 }
 
 func newAgent() *cobra.Command {
@@ -44,7 +49,7 @@ there. Whatever goes wrong, the gate away or the token at its end, is a miss and
 
 It listens on loopback or a unix socket alone, and serves nobody but the user that runs it. It runs until it gets SIGTERM or an
 interrupt. It logs to standard error. What to write into local.conf is printed by lychgate agent env; how it is doing, by
-lychgate agent status.
+lychgate agent status. Sockets that systemd hands over are served too, and then the default places are not.
 
 The token is read again when its file changes: run lychgate login, and a running agent goes on with the new one.`,
 		Example: `  lychgate agent --gate https://gate.example.com:8443
@@ -55,9 +60,11 @@ The token is read again when its file changes: run lychgate login, and a running
 	f.flags(cmd)
 	f.controlFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.listen, "listen", nil, "`HOST:PORT` of loopback, or unix:PATH, for BitBake; may be given again; default "+agentPlace)
-	cmd.Flags().StringArrayVar(&f.hash, "hash", nil, "serve hash equivalence of a zone: `ZONE=HOST:PORT` of loopback; may be given again")
+	cmd.Flags().StringArrayVar(&f.hash, "hash", nil, "serve hash equivalence of a zone: `ZONE=HOST:PORT` of loopback; may be given again; none serves none; default "+agentZone+"="+agentHashPlace+" beside the default of --listen")
 	cmd.Flags().StringVar(&f.spool, "spool", "", "`directory` with room for what is downloaded at once; default: lychgate in the user's cache directory")
 	cmd.Flags().Int64Var(&f.spoolGiB, "spool-size", 16, "how many `GiB` the spool may hold at once")
+	cmd.Flags().StringVar(&f.cache, "cache", "", "keep what was downloaded in a `directory` that nobody else can enter, for the next build; the gate is asked before each use")
+	cmd.Flags().Int64Var(&f.cacheGiB, "cache-size", 32, "how many `GiB` the cache may hold")
 	cmd.Flags().BoolVar(&f.anyUser, "any-user", false, "serve every user of this machine on TCP, where the system does not tell whose a connection is")
 	cmd.Flags().StringVar(&f.log, "log", "text", "log `format`: text or json")
 	cmd.AddCommand(newAgentEnv(), newAgentStatus())
@@ -115,6 +122,9 @@ func (f *agentFlags) agent(c *client.Client, places *agentPlaces, log *slog.Logg
 	if f.spoolGiB < 1 {
 		return nil, usageError("--spool-size %d: want at least 1", f.spoolGiB)
 	}
+	if f.cacheGiB < 1 {
+		return nil, usageError("--cache-size %d: want at least 1", f.cacheGiB)
+	}
 	spool := f.spool
 	if spool == "" {
 		dir, err := os.UserCacheDir()
@@ -128,7 +138,8 @@ func (f *agentFlags) agent(c *client.Client, places *agentPlaces, log *slog.Logg
 		return nil, err
 	}
 	conf := agent.Config{
-		Client: c, Gate: f.gate, Credentials: credentials, Spool: spool, SpoolBytes: f.spoolGiB << 30, AnyUser: f.anyUser, Log: log,
+		Client: c, Gate: f.gate, Credentials: credentials, Spool: spool, SpoolBytes: f.spoolGiB << 30, Cache: f.cache, CacheBytes: f.cacheGiB << 30,
+		AnyUser: f.anyUser, Log: log,
 	}
 	for zone, ln := range places.hash {
 		conf.Hash = append(conf.Hash, agent.Hash{Zone: zone, Listener: ln, Address: c.HashURL(zone), Dialer: hashserv.Dialer{TLS: c.TLS()}})
@@ -173,6 +184,9 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 			err = &exitError{code: exitUsage, err: err}
 		}
 	}()
+	if err := p.inherit(os.Getenv); err != nil {
+		return p, err
+	}
 	control, err := controlPath(f.control)
 	if err != nil {
 		return p, err
@@ -180,8 +194,11 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 	if p.control, err = agent.ListenUnix(control); err != nil {
 		return p, err
 	}
-	if len(f.listen) == 0 {
+	if len(f.listen) == 0 && len(p.http) == 0 {
 		f.listen = []string{agentPlace}
+		if len(f.hash) == 0 && len(p.hash) == 0 {
+			f.hash = []string{agentZone + "=" + agentHashPlace}
+		}
 	}
 	for _, place := range f.listen {
 		ln, err := agent.Listen(place)
@@ -194,6 +211,9 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 }
 
 func (f *agentFlags) openHash(p *agentPlaces) error {
+	if slices.Equal(f.hash, []string{noHash}) {
+		return nil
+	}
 	for _, word := range f.hash {
 		zone, place, ok := strings.Cut(word, "=")
 		if !ok || !artifact.ValidZoneName(zone) {
@@ -230,11 +250,15 @@ func newAgentEnv() *cobra.Command {
 	var zones []string
 	cmd := &cobra.Command{
 		Use: "env", Short: "Print the lines for local.conf", Args: noArgs,
-		Long: `Env asks the running agent where it listens, and prints what BitBake needs in conf/local.conf to use it. Several zones are
-looked in one after the other. Hash equivalence is that of the first zone.`,
+		Long: `Env asks the running agent where it listens, and prints what BitBake needs in conf/local.conf to use it. When no agent answers, it
+prints that for one in the default places. Several zones are looked in one after the other. Hash equivalence is that of the first zone.`,
 		Example: `  lychgate agent env >> conf/local.conf`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := askAgent(cmd.Context(), control)
+			if errors.Is(err, agent.ErrNoAgent) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: %v; these are the default places\n", err)
+				s, err = agent.Status{Listen: []string{agentPlace}, Hash: map[string]string{agentZone: agentHashPlace}}, nil
+			}
 			if err != nil {
 				return err
 			}
@@ -247,7 +271,7 @@ looked in one after the other. Hash equivalence is that of the first zone.`,
 		},
 	}
 	controlFlag(cmd, &control)
-	cmd.Flags().StringArrayVar(&zones, "zone", []string{"main"}, "`zone` to read from; may be given again")
+	cmd.Flags().StringArrayVar(&zones, "zone", []string{agentZone}, "`zone` to read from; may be given again")
 	return cmd
 }
 

@@ -69,12 +69,12 @@ func showAgent(w io.Writer, s agent.Status, asJSON, again bool) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(table, name+"\t"+format+"\n", args...) }
 	row("gate", "%s: %s", printable(s.Gate), stateOf(s.GateState, s.GateFault))
-	row("token", "%s", stateOf(s.TokenState, s.TokenFault))
+	row("token", "%s", stateOf(s.TokenState, s.TokenFault)+whoText(s))
 	row("listens", "%s", strings.Join(s.Listen, " ")+hashPlaces(s))
 	row("since", "%s", s.Started.Local().Format(time.DateTime))
 	row("presence", "%d hits, %d misses, %d unanswered; %d names in %d batches, %d remembered", s.Hits, s.Misses, s.Unanswered, s.Asked, s.Batches, s.Remembered)
 	row("latency", "BitBake %s, gate %s (median / 99 %%)", latencyText(s.Presence), latencyText(s.Batch))
-	row("objects", "%d handed out, %d not there, %d failed", s.Downloads, s.Withheld, s.Failed)
+	row("objects", "%d handed out, %d not there, %d failed; %d out of the cache", s.Downloads, s.Withheld, s.Failed, s.CacheHits)
 	row("bytes", "%s fetched, %s handed out, %s held", sizeText(s.Fetched), sizeText(s.Served), sizeText(s.Spooled))
 	if len(s.Hash) > 0 {
 		row("hashes", "%d asked, %d of them without an answer of the gate", s.HashAsked, s.HashNeutral)
@@ -94,6 +94,17 @@ func stateOf(state, fault string) string {
 		return state
 	}
 	return state + ": " + printable(fault)
+}
+
+// whoText says whose the token is, and until when.
+func whoText(s agent.Status) (text string) {
+	if s.Who != "" {
+		text = ", of " + printable(s.Who)
+	}
+	if !s.Until.IsZero() {
+		text += ", until " + s.Until.Local().Format(time.DateTime)
+	}
+	return text
 }
 
 func hashPlaces(s agent.Status) (text string) {

@@ -44,6 +44,11 @@ type Config struct {
 	Spool string
 	// SpoolBytes bounds what lies in the spool; 0 means 16 GiB.
 	SpoolBytes int64
+	// Cache is a directory, which nobody else can enter, for what is kept from one build to the next; empty: nothing is kept. The gate is asked
+	// before each use of what is kept.
+	Cache string
+	// CacheBytes bounds what is kept; 0 means 32 GiB.
+	CacheBytes int64
 	// Downloads is how many objects are downloaded at once; 0 means 32.
 	Downloads int
 	// Gather is how long a question waits for others to leave with it; 0 means 3 ms.
@@ -81,6 +86,7 @@ type Agent struct {
 
 	waiting  atomic.Int64 // connections on which presence was asked, and that are open
 	draining atomic.Bool
+	serving  chan struct{} // closed when the places are known
 
 	mu     sync.Mutex // guards places
 	places []string
@@ -95,11 +101,17 @@ func New(conf Config) (*Agent, error) {
 	if err := os.MkdirAll(conf.Spool, 0o700); err != nil {
 		return nil, fmt.Errorf("make the spool: %w", err)
 	}
-	a := &Agent{conf: conf, log: conf.Log, warn: &warnings{log: conf.Log, now: conf.Now}}
+	a := &Agent{conf: conf, log: conf.Log, warn: &warnings{log: conf.Log, now: conf.Now}, serving: make(chan struct{})}
 	a.count.started = conf.Now()
 	a.link = &link{client: conf.Client, creds: conf.Credentials, now: conf.Now, warn: a.warn, log: conf.Log}
 	a.presence = &presence{agent: a, pending: map[string]*batch{}}
 	a.spool = newSpool(a)
+	if conf.Cache != "" {
+		var err error
+		if a.spool.cache, err = openCache(conf.Cache, conf.CacheBytes, conf.Now); err != nil {
+			return nil, err
+		}
+	}
 	for _, h := range conf.Hash {
 		z, err := newHashZone(a, h)
 		if err != nil {
@@ -112,6 +124,7 @@ func New(conf Config) (*Agent, error) {
 
 func (conf Config) withDefaults() Config {
 	conf.SpoolBytes = cmp.Or(conf.SpoolBytes, 16<<30)
+	conf.CacheBytes = cmp.Or(conf.CacheBytes, 32<<30)
 	conf.Downloads = cmp.Or(conf.Downloads, 32)
 	conf.Gather = cmp.Or(conf.Gather, 3*time.Millisecond)
 	conf.Remember = min(cmp.Or(conf.Remember, maxRemember), maxRemember)
@@ -139,7 +152,7 @@ const (
 	stopTime = 10 * time.Second
 )
 
-// Serve answers BitBake on listeners, which are closed when it returns, until ctx is done. What was promised by then is still served, for a while.
+// Serve is called once. It answers BitBake on listeners, which are closed when it returns, until ctx is done. What was promised by then is still served, for a while.
 // It refuses a listener that others than this machine could reach.
 func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, ln := range listeners {
@@ -156,6 +169,9 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	failed := make(chan error, len(listeners)+len(a.hashes))
 	for _, ln := range listeners {
 		a.place(ln)
+	}
+	close(a.serving)
+	for _, ln := range listeners {
 		go func() { failed <- server.Serve(a.guard(ln)) }()
 	}
 	for _, z := range a.hashes {
@@ -198,8 +214,10 @@ func (a *Agent) drain() {
 	}
 }
 
-// upkeep forgets what is old, and sums up builds, until ctx is done.
+// upkeep forgets what is old, sums up builds, and asks once for each token whose it is, until ctx is done.
 func (a *Agent) upkeep(ctx context.Context) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -209,6 +227,9 @@ func (a *Agent) upkeep(ctx context.Context) {
 		case <-tick.C:
 			a.spool.sweep()
 			a.count.sumUp(a.conf.Now(), a.conf.Quiet, a.log)
+			if a.link.nameless() {
+				asking.Go(func() { a.link.introduce(ctx) })
+			}
 		}
 	}
 }

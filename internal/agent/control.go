@@ -44,7 +44,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the socket: %w", err)
 	}
-	if err := checkPrivate(dir); err != nil {
+	if err := checkPrivate(dir, "the socket"); err != nil {
 		return nil, err
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
@@ -72,23 +72,28 @@ func ListenUnix(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// checkPrivate refuses a directory that others can enter.
-func checkPrivate(dir string) error {
+// checkPrivate refuses a directory that others can enter. what is to be in it.
+func checkPrivate(dir, what string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others can enter %s, where the socket is to be: chmod 700 %s", dir, dir)
+		return fmt.Errorf("others can enter %s, where %s is to be: chmod 700 %s", dir, what, dir)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Getuid() {
-		return fmt.Errorf("%s, where the socket is to be, belongs to another user", dir)
+		return fmt.Errorf("%s, where %s is to be, belongs to another user", dir, what)
 	}
 	return nil
 }
 
-// ServeControl answers [Ask] on a unix socket until ctx is done.
+// ServeControl answers [Ask] on a unix socket, as soon as the agent serves, until ctx is done. It closes the listener.
 func (a *Agent) ServeControl(ctx context.Context, ln net.Listener) error {
+	select {
+	case <-a.serving:
+	case <-ctx.Done():
+		return ln.Close()
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

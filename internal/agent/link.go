@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/internal/client"
 )
 
@@ -49,6 +50,9 @@ type link struct {
 	pause      time.Duration
 	next       time.Time // when it is asked again
 	answered   time.Time // when it last answered
+	named      uint64    // the generation that the gate was asked about
+	who        string    // whom it takes us for; empty: not known
+	until      time.Time // the end of the token; zero: not known, or none
 }
 
 // do has ask ask the gate something, which it tries that many times while it does not answer, and a second time when the gate wants another
@@ -120,7 +124,7 @@ func (l *link) changed(token authn.Secret) {
 	}
 	l.token, l.known = token, true
 	l.generation++
-	l.refused = time.Time{}
+	l.refused, l.who, l.until = time.Time{}, "", time.Time{}
 }
 
 // generationNow returns the generation of the token of now.
@@ -139,6 +143,7 @@ func (l *link) turnedAway(token authn.Secret) error {
 	}
 	l.tokenFault, l.refused = text, l.now().Add(refusedPause)
 	l.generation++ // what was learnt with it is not used any more
+	l.who, l.until = "", time.Time{}
 	l.lost, l.pause = nil, 0
 	l.warn.add(causeToken, text)
 	return &tokenError{errors.New(text)}
@@ -180,6 +185,35 @@ func (l *link) failed(err error) {
 	l.pause = min(max(firstPause, 2*l.pause), longestPause)
 	l.next = l.now().Add(l.pause)
 	l.warn.add(causeGate, "the gate does not answer; nothing is found until it does: "+err.Error())
+}
+
+// nameless reports whether the gate answers, and has not been asked whom it takes us for since the token changed. It is told once.
+func (l *link) nameless() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost != nil || l.tokenFault != "" || l.answered.IsZero() || l.named == l.generation {
+		return false
+	}
+	l.named = l.generation
+	return true
+}
+
+// introduce asks the gate whom it takes us for, for people.
+func (l *link) introduce(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, presenceTime, errSlow)
+	defer cancel()
+	var me gateway.Whoami
+	generation, err := l.do(ctx, 1, func(c *client.Client) (err error) {
+		me, err = c.Whoami(ctx)
+		return err
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil || generation != l.generation {
+		return
+	}
+	l.who = fmt.Sprintf("%s (%s/%s)", me.Name, me.Forge, me.ID)
+	l.until, _ = time.Parse(time.RFC3339, me.Expires) // empty, when there is no end
 }
 
 func isUnauthorized(err error) bool {

@@ -61,6 +61,7 @@ func createFile(dir string) (spoolFile, error) {
 type spool struct {
 	agent *Agent
 	slots chan struct{}
+	cache *cache          // nil for none
 	work  context.Context // of downloads; nil before start
 
 	mu      sync.Mutex // guards what follows, and what is in objects and flights
@@ -76,6 +77,7 @@ type object struct {
 	key        key
 	file       spoolFile
 	size       int64
+	reserved   int64 // bytes of the spool
 	digest     artifact.Digest
 	generation uint64
 
@@ -118,6 +120,7 @@ func (s *spool) close() {
 	for _, o := range s.objects {
 		s.drop(o)
 	}
+	_ = s.cache.close() // nothing is written through it
 }
 
 // obtain returns an object that the user may read, with all its bytes here, and promises it: for a while it may be had again as promised.
@@ -211,7 +214,7 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if held != nil {
+	if held != nil || s.cache != nil {
 		asked := s.agent.conf.Now()
 		var digest artifact.Digest
 		generation, err := s.agent.link.do(ctx, getAttempts, func(c *client.Client) (err error) {
@@ -221,14 +224,43 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 		if err != nil {
 			return nil, err
 		}
-		if digest == held.digest {
+		if held != nil && digest == held.digest {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			held.allowed, held.generation = asked, generation
 			return held, nil
 		}
+		if file, size, ok := s.kept(ctx, digest); ok {
+			return &object{key: k, file: file, size: size, digest: digest, generation: generation, allowed: asked}, nil
+		}
 	}
 	return s.download(ctx, k)
+}
+
+// kept returns bytes of the cache that the gate has just said may be read.
+func (s *spool) kept(ctx context.Context, d artifact.Digest) (file spoolFile, size int64, ok bool) {
+	if s.cache == nil || s.reserve(0) != nil { // which says whether there is room for one more open file
+		return nil, 0, false
+	}
+	file, size, err := s.cache.open(ctx, d)
+	if err == nil {
+		s.agent.count.cacheHits.Add(1)
+		return file, size, true
+	}
+	if !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
+		s.agent.warn.add(causeCache, "the cache cannot be read, and objects are downloaded again: "+err.Error())
+	}
+	return nil, 0, false
+}
+
+// keep puts a verified object into the cache. What goes wrong there costs a download another time.
+func (s *spool) keep(o *object) {
+	if s.cache == nil {
+		return
+	}
+	if err := s.cache.put(o.digest, o.file, o.size); err != nil {
+		s.agent.warn.add(causeCache, "an object cannot be kept in the cache: "+err.Error())
+	}
 }
 
 func (s *spool) download(ctx context.Context, k key) (*object, error) {
@@ -244,7 +276,8 @@ func (s *spool) download(ctx context.Context, k key) (*object, error) {
 		w.discard()
 		return nil, err
 	}
-	o.file, o.generation = w.file, generation
+	o.file, o.reserved, o.generation = w.file, w.written, generation
+	s.keep(o)
 	return o, nil
 }
 
@@ -300,7 +333,7 @@ func (s *spool) drop(o *object) {
 
 // shut frees an object's bytes. s.mu is held.
 func (s *spool) shut(o *object) {
-	s.used -= o.size
+	s.used -= o.reserved
 	if err := o.file.Close(); err != nil {
 		s.agent.warn.add(causeDisk, "close a file of the spool: "+err.Error())
 	}
@@ -390,7 +423,7 @@ func (w *spoolWriter) discard() {
 	}
 	w.spool.mu.Lock()
 	defer w.spool.mu.Unlock()
-	w.spool.shut(&object{file: w.file, size: w.written})
+	w.spool.shut(&object{file: w.file, reserved: w.written})
 	w.file, w.written = nil, 0
 }
 

@@ -20,7 +20,10 @@ type Status struct {
 	// TokenState is "ok", "refused", "none" when there is none to show, "not asked yet".
 	TokenState string `json:"token_state"`
 	TokenFault string `json:"token_fault"`
-	Draining   bool   `json:"draining"`
+	// Who the gate takes the agent for, "NAME (FORGE/ID)", and until when; empty and zero: it was not told yet, or there is no end.
+	Who      string    `json:"who"`
+	Until    time.Time `json:"until"`
+	Draining bool      `json:"draining"`
 
 	Hits       int64 `json:"hits"`       // answers to presence questions
 	Misses     int64 `json:"misses"`     // absent or withheld: the gate does not say which
@@ -38,6 +41,7 @@ type Status struct {
 	Served    int64 `json:"bytes_served"`
 	Spooled   int64 `json:"bytes_spooled"`
 	Objects   int   `json:"spooled"`
+	CacheHits int64 `json:"cache_hits"` // objects that were not downloaded again
 
 	HashAsked   int64 `json:"hash_asked"`   // questions of hash equivalence
 	HashNeutral int64 `json:"hash_neutral"` // those among them that the gate did not answer
@@ -72,7 +76,7 @@ func (a *Agent) Status() Status {
 		Hits: a.count.hits.Load(), Misses: a.count.misses.Load(), Unanswered: a.count.unanswered.Load(), Remembered: a.count.remembered.Load(),
 		Malformed: a.count.malformed.Load(), Batches: a.count.batches.Load(), Asked: a.count.asked.Load(),
 		Promised: a.count.promised.Load(), Downloads: a.count.downloads.Load(), Withheld: a.count.withheld.Load(), Failed: a.count.failures.Load(),
-		Fetched: a.count.fetched.Load(), Served: a.count.served.Load(), HashAsked: a.count.hashAsked.Load(), HashNeutral: a.count.hashNeutral.Load(),
+		Fetched: a.count.fetched.Load(), Served: a.count.served.Load(), CacheHits: a.count.cacheHits.Load(), HashAsked: a.count.hashAsked.Load(), HashNeutral: a.count.hashNeutral.Load(),
 		Presence: a.count.presence.read(), Batch: a.count.latency.read(), Warnings: a.warn.list(),
 	}
 	a.mu.Lock()
@@ -92,7 +96,7 @@ func (a *Agent) Status() Status {
 func (l *link) tell(s *Status) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.Answered = l.answered
+	s.Answered, s.Who, s.Until = l.answered, l.who, l.until
 	switch {
 	case l.lost != nil:
 		s.GateState, s.GateFault = "lost", l.lost.Error()
@@ -120,7 +124,7 @@ type counts struct {
 	hits, misses, unanswered, remembered, malformed  atomic.Int64
 	batches, asked                                   atomic.Int64
 	promised, downloads, withheld, failures, fetched atomic.Int64
-	served, hashAsked, hashNeutral                   atomic.Int64
+	served, cacheHits, hashAsked, hashNeutral        atomic.Int64
 	presence, latency                                samples
 
 	mu          sync.Mutex // guards what follows
@@ -211,6 +215,7 @@ const (
 	causeToken   = "token"
 	causeDisk    = "disk"
 	causeSpool   = "spool"
+	causeCache   = "cache"
 	causeBytes   = "bytes"
 	causeAnswer  = "answer"
 	causeForeign = "foreign"
