@@ -123,8 +123,10 @@ func TestExampleCommands(t *testing.T) {
 	for _, name := range jobExamples {
 		lines = append(lines, jobScript(t, name)...)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, "systemd/lychgate.service")), -1) {
-		lines = append(lines, m[1])
+	for _, unit := range []string{"systemd/lychgate.service", "systemd/user/lychgate-agent.service"} {
+		for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, unit)), -1) {
+			lines = append(lines, m[1])
+		}
 	}
 	verbs, flags := commands(t)
 	checked := 0
@@ -132,7 +134,7 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 7 {
+	if checked != 8 {
 		t.Errorf("%d commands were checked", checked)
 	}
 }

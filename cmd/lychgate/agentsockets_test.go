@@ -77,3 +77,21 @@ func activated(t *testing.T, names string, args ...string) (cmd *exec.Cmd, place
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=3", "LISTEN_FDNAMES="+names)
 	return cmd, places
 }
+
+// TestAgentUnits: the sockets of the example's units are where lychgate agent env says that an agent is, and are for what it says.
+func TestAgentUnits(t *testing.T) {
+	for unit, want := range map[string][]string{
+		"lychgate-agent.socket":      {"ListenStream=" + agentPlace, "FileDescriptorName=objects"},
+		"lychgate-agent-hash.socket": {"ListenStream=" + agentHashPlace, "FileDescriptorName=" + hashSocket + agentZone},
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "examples", "systemd", "user", unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range want {
+			if !slices.Contains(strings.Split(string(text), "\n"), line) {
+				t.Errorf("%s does not say %s", unit, line)
+			}
+		}
+	}
+}
