@@ -138,8 +138,10 @@ func TestExampleCommands(t *testing.T) {
 	for _, j := range jobExamples {
 		lines = append(lines, jobScript(t, j)...)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, "systemd/lychgate.service")), -1) {
-		lines = append(lines, m[1])
+	for _, unit := range []string{"systemd/lychgate.service", "systemd/user/lychgate-agent.service"} {
+		for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, unit)), -1) {
+			lines = append(lines, m[1])
+		}
 	}
 	verbs, flags := commands(t)
 	checked := 0
@@ -147,7 +149,7 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 1+3*len(jobExamples) {
+	if checked != 2+3*len(jobExamples) {
 		t.Errorf("%d commands were checked", checked)
 	}
 }

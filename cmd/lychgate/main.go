@@ -88,6 +88,7 @@ Try it:        lychgate quickstart
 Sign in:       lychgate login --gate URL
 Run it:        lychgate config example > lychgate.yaml; lychgate serve --config lychgate.yaml
 Fill it:       lychgate push SSTATE_DIR --gate URL --zone main --key ~/.ssh/id_ed25519
+Build with it: lychgate agent --gate URL; lychgate agent env >> conf/local.conf
 Ask it why:    lychgate explain NAME --as USER --config lychgate.yaml
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but something was refused.`,
@@ -101,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 		return usageError("%w\nsee: %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newServe(), newQuickstart(), newPush(), newImport(), newVerify(), newPull(), newGet(), newPresence(), newWhy(), newLogin(), newLogout(),
+		newServe(), newQuickstart(), newAgent(), newPush(), newImport(), newVerify(), newPull(), newGet(), newPresence(), newWhy(), newLogin(), newLogout(),
 		newWhoami(), newToken(), newRevoke(), newInvalidate(), newExplain(), newAccess(), newForge(), newHash(), newPolicy(), newAudit(), newConfig(), newVersion(),
 	)
 	return root

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/internal/agent"
 	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 )
 
@@ -27,7 +29,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setupScript,
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"ready": scriptReady, "example": scriptExample, "revoke": scriptRevoke, "gone": scriptGone, "code": scriptCode, "await": scriptAwait},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"ready": scriptReady, "example": scriptExample, "revoke": scriptRevoke, "gone": scriptGone, "code": scriptCode, "await": scriptAwait, "fetch": scriptFetch},
 	})
 }
 
@@ -138,5 +140,27 @@ func scriptGone(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("the token still works")
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// scriptFetch asks the running agent for the object of main with a name, as BitBake does before and at a download: both answers must have the
+// status. The bytes go to a file, when one is named.
+func scriptFetch(ts *testscript.TestScript, _ bool, args []string) {
+	status, err := agent.Ask(context.Background(), filepath.Join(ts.Getenv("XDG_RUNTIME_DIR"), "lychgate", "agent.sock"))
+	ts.Check(err)
+	for _, method := range []string{http.MethodHead, http.MethodGet} {
+		req, err := http.NewRequest(method, "http://"+status.Listen[0]+"/main/"+args[1], nil)
+		ts.Check(err)
+		req.Close = true
+		res, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		text, err := io.ReadAll(res.Body)
+		ts.Check(errors.Join(err, res.Body.Close()))
+		if want := args[0]; strconv.Itoa(res.StatusCode) != want {
+			ts.Fatalf("%s: %s, want %s", method, res.Status, want)
+		}
+		if method == http.MethodGet && len(args) > 2 {
+			ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o600))
+		}
 	}
 }

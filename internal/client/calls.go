@@ -141,9 +141,53 @@ func (c *Client) Statement(ctx context.Context, zone, name string) ([]byte, erro
 	return envelope, err
 }
 
+// ErrBytes is wrapped when bytes came that are not those that the gate has on record.
+var ErrBytes = errors.New("the bytes are not the recorded ones")
+
+// Stat asks for the digest and the size of an object of zone. Absent and withheld are the same error, which wraps fs.ErrNotExist.
+func (c *Client) Stat(ctx context.Context, zone, name string) (artifact.Digest, int64, error) {
+	t := tries{client: c}
+	for {
+		digest, size, err := c.statOnce(ctx, slices.Concat(c.mount, []string{zone}, strings.Split(name, "/")))
+		if err == nil {
+			return digest, size, nil
+		}
+		if err := t.pause(ctx, err); err != nil {
+			return artifact.Digest{}, 0, fmt.Errorf("stat %s: %w", printable(name), err)
+		}
+	}
+}
+
+func (c *Client) statOnce(ctx context.Context, path []string) (artifact.Digest, int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	req, err := c.newRequest(ctx, http.MethodHead, path, nil)
+	if err != nil {
+		return artifact.Digest{}, 0, err
+	}
+	req.Header.Set("Accept", "*/*")
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return artifact.Digest{}, 0, &netError{op: "stat object", err: err}
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return artifact.Digest{}, 0, errAbsent
+	default:
+		return artifact.Digest{}, 0, errorOf("stat object", resp)
+	}
+	digest, err := reprDigest(resp.Header.Get("Repr-Digest"))
+	return digest, resp.ContentLength, err
+}
+
+var errAbsent = fmt.Errorf("the gate answered 404: not there, or not for you: %w", fs.ErrNotExist)
+
 // Get downloads an object of zone into w and verifies its bytes against the digest the gate gave (Repr-Digest, RFC
-// 9530). Absent and withheld are the same error, which wraps fs.ErrNotExist. After any error the bytes in w are
-// worth nothing.
+// 9530). Absent and withheld are the same error, which wraps fs.ErrNotExist; other bytes are one that wraps [ErrBytes]. After any error
+// the bytes in w are worth nothing.
 func (c *Client) Get(ctx context.Context, zone, name string, w io.Writer) (artifact.Digest, int64, error) {
 	g := download{hash: sha256.New(), w: w, path: slices.Concat(c.mount, []string{zone}, strings.Split(name, "/"))}
 	t := tries{client: c}
@@ -171,8 +215,17 @@ type download struct {
 	moved bool // the last attempt brought bytes
 }
 
+// stallTime is how long no byte may come before a transfer is cut and taken up again.
+const stallTime = 30 * time.Second
+
+var errStalled = fmt.Errorf("nothing came for %v", stallTime)
+
 func (g *download) attempt(ctx context.Context, c *Client) error {
 	g.moved = false
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(stallTime, func() { cancel(errStalled) })
+	defer stalled.Stop()
 	req, err := c.newRequest(ctx, http.MethodGet, g.path, nil)
 	if err != nil {
 		return err
@@ -190,14 +243,14 @@ func (g *download) attempt(ctx context.Context, c *Client) error {
 	if err := g.accept(resp); err != nil {
 		return err
 	}
-	return g.copy(resp.Body)
+	return g.copy(resp.Body, func() { stalled.Reset(stallTime) })
 }
 
 // accept checks that an answer carries on with the same bytes.
 func (g *download) accept(resp *http.Response) error {
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("the gate answered 404: not there, or not for you: %w", fs.ErrNotExist)
+		return errAbsent
 	case resp.StatusCode == http.StatusOK && g.held == 0:
 	case resp.StatusCode == http.StatusPartialContent && g.held > 0 &&
 		strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", g.held)):
@@ -211,17 +264,19 @@ func (g *download) accept(resp *http.Response) error {
 		return err
 	}
 	if g.held > 0 && want != g.want {
-		return errors.New("the object changed while it was read")
+		return fmt.Errorf("%w: the object changed while it was read", ErrBytes)
 	}
 	g.want = want
 	return nil
 }
 
-func (g *download) copy(body io.Reader) error {
+// copy calls alive whenever bytes have come.
+func (g *download) copy(body io.Reader, alive func()) error {
 	buf := make([]byte, 128<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
+			alive()
 			g.moved = true
 			g.held += int64(n)
 			g.hash.Write(buf[:n])
@@ -229,15 +284,17 @@ func (g *download) copy(body io.Reader) error {
 				return werr
 			}
 		}
-		switch {
-		case err == io.EOF:
-			if got := artifact.Digest(g.hash.Sum(nil)); got != g.want {
-				return fmt.Errorf("the bytes have digest %s, the gate promised %s: do not use them", got, g.want)
-			}
-			return nil
-		case err != nil:
-			return &netError{op: "get object", err: err}
+		if err == nil {
+			continue
 		}
+		got := artifact.Digest(g.hash.Sum(nil))
+		switch {
+		case got == g.want: // also when the end was cut off behind the last byte
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("%w: they have digest %s, the gate promised %s: do not use them", ErrBytes, got, g.want)
+		}
+		return &netError{op: "get object", err: err}
 	}
 }
 
@@ -253,5 +310,5 @@ func reprDigest(field string) (artifact.Digest, error) {
 			return artifact.Digest(raw), nil
 		}
 	}
-	return artifact.Digest{}, errors.New("the gate gave no sha-256 digest to verify against")
+	return artifact.Digest{}, fmt.Errorf("%w: the gate gave no sha-256 digest to verify them against", ErrBytes)
 }

@@ -435,6 +435,35 @@ type netError struct {
 func (e *netError) Error() string { return fmt.Sprintf("%s: %v", e.op, e.err) }
 func (e *netError) Unwrap() error { return e.err }
 
+// Unreachable reports whether err, of a Client, is about the way to the gate and back, and not an answer of the gate's.
+func Unreachable(err error) bool {
+	var broken *netError
+	return errors.As(err, &broken)
+}
+
+// WithAttempts returns a client that tries a request n times without progress. They share their connections.
+func (c *Client) WithAttempts(n int) *Client {
+	other := *c
+	other.attempts = n
+	return &other
+}
+
+// HashURL returns where a zone's hash equivalence is.
+func (c *Client) HashURL(zone string) string {
+	u := c.base.JoinPath("hash", zone)
+	u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
+	return u.String()
+}
+
+// TLS returns a copy of how the gate is verified, and which certificate is shown to it; nil with a Transport that is not ours.
+func (c *Client) TLS() *tls.Config {
+	t, ok := c.http.Transport.(*http.Transport)
+	if !ok {
+		return nil
+	}
+	return t.TLSClientConfig.Clone()
+}
+
 // tries counts attempts without progress, and waits longer after each.
 type tries struct {
 	client *Client

@@ -511,6 +511,9 @@ func (u *User) Client() *client.Client {
 	return c
 }
 
+// Transport returns connections of this user's. They speak HTTP/2.
+func (u *User) Transport() http.RoundTripper { return u.http2 }
+
 // Object is a name of the sstate grammar with its content.
 type Object struct {
 	Name    string

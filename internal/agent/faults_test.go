@@ -1,0 +1,372 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/internal/gwtest"
+)
+
+// TestGateAway: a gate that is lost means misses and one warning, at once; and it is found again.
+func TestGateAway(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	path := "/main/" + hello.Name
+	h.want("HEAD", h.status("HEAD", path, true), 200)
+	h.spy.breaks(pulled)
+	h.want("GET of what was promised", h.status("GET", path, true), 200)
+	h.clock.pass(maxRemember)
+	for i := range 10 {
+		h.want("presence without a gate", h.status("HEAD", "/main/"+gwtest.NewObject(strconv.Itoa(i), "package").Name, false), 404)
+	}
+	h.want("questions to the lost gate", h.spy.count("POST /v1/presence"), presenceAttempts)
+	h.want("HEAD without a gate", h.status("HEAD", path, true), 404)
+	h.want("warnings", h.log.count("cause=gate"), 1)
+	if s := h.agent.Status(); s.GateState != "lost" || !strings.Contains(s.GateFault, errCable.Error()) || s.Unanswered != 10 || s.Failed != 1 {
+		t.Errorf("%+v", s)
+	}
+	h.clock.pass(firstPause)
+	h.want("presence, asked once more", h.status("HEAD", path, false), 404)
+	h.want("questions to the lost gate", h.spy.count("POST /v1/presence"), presenceAttempts+1)
+	h.spy.breaks(nil)
+	h.clock.pass(longestPause)
+	h.want("presence with the gate", h.status("HEAD", path, false), 200)
+	h.want("HEAD with the gate", h.status("HEAD", path, true), 200)
+	if s := h.agent.Status(); s.GateState != "ok" || !s.Warnings[0].Over {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestGateStops: the same with a real gate that is stopped in the middle.
+func TestGateStops(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	path := "/main/" + hello.Name
+	h.want("HEAD", h.status("HEAD", path, true), 200)
+	g.Stop()
+	res, body := h.ask("GET", path, true)
+	if h.want("GET of what was promised", res.StatusCode, 200); !bytes.Equal(body, hello.Content) {
+		t.Error("other bytes")
+	}
+	h.clock.pass(maxRemember)
+	h.want("presence", h.status("HEAD", path, false), 404)
+	h.want("HEAD", h.status("HEAD", path, true), 404)
+	h.want("warnings", h.log.count("level=WARN"), 1)
+}
+
+// TestCorruptBytes: bytes that are not the recorded ones are never handed out, not even in part.
+func TestCorruptBytes(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	h.spy.breaks(func(r *http.Request) (*http.Response, error) {
+		res, err := h.spy.RoundTripper.RoundTrip(r)
+		if err == nil && r.Method == http.MethodGet {
+			res.Body = io.NopCloser(io.MultiReader(strings.NewReader("B"), io.LimitReader(res.Body, 1<<20)))
+			res.ContentLength = -1
+		}
+		return res, err
+	})
+	path := "/main/" + hello.Name
+	h.want("HEAD", h.status("HEAD", path, true), 404)
+	res, body := h.ask("GET", path, true)
+	if h.want("GET", res.StatusCode, 404); bytes.Contains(body, hello.Content[:4]) {
+		t.Error("corrupt bytes were sent")
+	}
+	h.want("warnings", h.log.count("cause=bytes"), 1)
+	h.want("bytes held", int(h.agent.Status().Spooled), 0)
+}
+
+// TestCutTransfer: a transfer that is cut goes on where it was.
+func TestCutTransfer(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 50_000)
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	h.spy.breaks(func(r *http.Request) (*http.Response, error) {
+		res, err := h.spy.RoundTripper.RoundTrip(r)
+		if err == nil && r.Method == http.MethodGet {
+			res.Body = cut{io.LimitReader(res.Body, 200_000), res.Body}
+		}
+		return res, err
+	})
+	res, body := h.ask("GET", "/main/"+hello.Name, true)
+	if h.want("GET", res.StatusCode, 200); !bytes.Equal(body, hello.Content) {
+		t.Errorf("other bytes: %d", len(body))
+	}
+	h.want("transfers", h.spy.count("GET object"), 4)
+}
+
+// cut is a body that breaks off.
+type cut struct {
+	io.Reader
+	io.Closer
+}
+
+func (c cut) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// fullDisk is a file without room.
+type fullDisk struct{ *os.File }
+
+func (f fullDisk) Write(p []byte) (int, error) {
+	n, _ := f.File.Write(p[:min(len(p), 7)])
+	return n, fmt.Errorf("write %s: %w", "object", syscall.ENOSPC)
+}
+
+func TestDiskFull(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", func(c *Config) {
+		c.create = func(dir string) (spoolFile, error) {
+			f, err := os.CreateTemp(dir, "full")
+			return fullDisk{f}, err
+		}
+	})
+	path := "/main/" + hello.Name
+	h.want("presence", h.status("HEAD", path, false), 200)
+	for range 3 {
+		h.want("HEAD", h.status("HEAD", path, true), 404)
+		h.want("GET", h.status("GET", path, true), 404)
+	}
+	h.want("warnings", h.log.count("cause=disk"), 1)
+	h.want("warnings that name the fault", h.log.count(syscall.ENOSPC.Error()), 1)
+	h.want("bytes held", int(h.agent.Status().Spooled), 0)
+	if s := h.agent.Status(); s.Failed != 6 || s.GateState != "ok" {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestSpoolIsBounded(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	one, two, three := gwtest.NewObject("one", "package"), gwtest.NewObject("two", "package"), gwtest.NewObject("three", "package")
+	for _, o := range []*gwtest.Object{&one, &two, &three} {
+		o.Content = bytes.Repeat([]byte("x"), 1000)
+	}
+	g.Publish([]gwtest.Object{one, two, three}, publicSource)
+	h := start(t, g, "bob", func(c *Config) { c.SpoolBytes = 2500 })
+	h.want("HEAD one", h.status("HEAD", "/main/"+one.Name, true), 200)
+	h.want("HEAD two", h.status("HEAD", "/main/"+two.Name, true), 200)
+	h.want("HEAD three, without room", h.status("HEAD", "/main/"+three.Name, true), 404)
+	h.want("warnings", h.log.count("cause=spool"), 1)
+	h.want("GET one, as promised", h.status("GET", "/main/"+one.Name, true), 200)
+	h.want("HEAD three, in the room of one", h.status("HEAD", "/main/"+three.Name, true), 200)
+	h.want("GET two, as promised", h.status("GET", "/main/"+two.Name, true), 200)
+	h.want("GET three, as promised", h.status("GET", "/main/"+three.Name, true), 200)
+	if n := h.agent.Status().Spooled; n > 2500 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+// TestToken: a token that ended is replaced, within the request that found it out.
+func TestToken(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	path := "/main/" + hello.Name
+	h.want("presence", h.status("HEAD", path, false), 200)
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	h.creds.next = authn.NewSecret(g.As("bob").Token)
+	h.want("presence with the next token", h.status("HEAD", path, false), 200)
+	h.want("refusals", h.creds.refused, 1)
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	for range 5 {
+		h.want("presence without a token", h.status("HEAD", path, false), 404)
+		h.want("HEAD without a token", h.status("HEAD", path, true), 404)
+	}
+	h.want("refusals", h.creds.refused, 2)
+	h.want("warnings", h.log.count("cause=token"), 1)
+	if s := h.agent.Status(); s.TokenState != "refused" || s.GateState != "ok" {
+		t.Errorf("%+v", s)
+	}
+	h.creds.set(g.As("bob").Token)
+	h.want("HEAD after signing in", h.status("HEAD", path, true), 200)
+	h.creds.err = errors.New("the key is not in ssh-agent")
+	h.want("HEAD without any token", h.status("HEAD", "/main/"+gwtest.NewObject("other", "package").Name, true), 404)
+	h.want("GET of what was promised", h.status("GET", path, true), 200)
+	if s := h.agent.Status(); !strings.Contains(s.TokenFault, "ssh-agent") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestEnds: when it is told to end, the agent promises nothing more and keeps what it promised.
+func TestEnds(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello, other := gwtest.NewObject("hello", "package"), gwtest.NewObject("other", "package")
+	g.Publish([]gwtest.Object{hello, other}, publicSource)
+	h := start(t, g, "bob", nil)
+	h.want("HEAD", h.status("HEAD", "/main/"+hello.Name, true), 200)
+	go h.agent.drain()
+	for !h.agent.draining.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	h.want("presence", h.status("HEAD", "/main/"+hello.Name, false), 404)
+	h.want("HEAD", h.status("HEAD", "/main/"+other.Name, true), 404)
+	h.want("GET of what was promised", h.status("GET", "/main/"+hello.Name, true), 200)
+	h.want("promises", h.agent.spool.promises(), 0)
+}
+
+func TestListensNowhereElse(t *testing.T) {
+	for _, place := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "nonsense"} {
+		if ln, err := Listen(place); err == nil {
+			ln.Close()
+			t.Errorf("%s: no error", place)
+		}
+	}
+	ln, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	h := start(t, gwtest.New(t, gwtest.Options{}), "bob", nil)
+	if err := h.agent.Serve(t.Context(), ln); err == nil || !strings.Contains(err.Error(), "loopback") {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// foreign is a user that this test is not.
+const foreign = 65534
+
+// TestOtherUsers: a connection of another user is closed, and nothing is said on it.
+func TestOtherUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("it takes root to be another user")
+	}
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	lines := mustListen(t)
+	h := start(t, g, "bob", func(c *Config) { c.Hash = []Hash{{Zone: "main", Listener: lines, Address: "ws://127.0.0.1:1/"}} })
+	unix := t.TempDir() + "/private/agent.sock"
+	ln, err := ListenUnix(unix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = h.agent.ServeControl(t.Context(), ln) }()
+	_, port, _ := net.SplitHostPort(lines.Addr().String())
+	for name, script := range map[string]string{
+		"http":  "exec 3<>/dev/tcp/127.0.0.1/" + h.url[strings.LastIndexByte(h.url, ':')+1:] + "; printf 'GET /main/" + hello.Name + " HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3",
+		"lines": "exec 3<>/dev/tcp/127.0.0.1/" + port + "; printf 'OEHASHEQUIV 1.1\\nneeds-headers: true\\n\\n' >&3; timeout 5 head -c1 <&3",
+	} {
+		run := func(uid uint32) string {
+			cmd := exec.Command("bash", "-c", script)
+			cmd.Dir = "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+			out, _ := cmd.Output() // a reset connection is an error of cat's
+			return string(out)
+		}
+		if out := run(foreign); out != "" {
+			t.Errorf("%s: another user was answered: %q", name, out)
+		}
+		if out := run(0); out == "" {
+			t.Errorf("%s: its own user was not answered", name)
+		}
+	}
+	h.want("warnings", h.log.count("another user was closed: user id "+strconv.Itoa(foreign)), 1)
+	if _, err := Ask(t.Context(), unix); err != nil {
+		t.Errorf("its own user: %v", err)
+	}
+	info, err := os.Stat(unix)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
+func TestFindOwner(t *testing.T) {
+	table := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" +
+		"   0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000  1000        0 1234 1 0000000000000000 20 4 30 10 -1\n" +
+		"   1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001        0 1235 1 0000000000000000 20 4 30 10 -1\n" +
+		"   2: 0100007F:C351 0100007F:1F90 06 00000000:00000000 00:00000000 00000000     0        0 0 1 0000000000000000\n" +
+		"   3: 0000000000000000FFFF00000100007F:C352 0000000000000000FFFF00000100007F:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 1236 1 0000000000000000\n" +
+		"   4: 00000000000000000000000001000000:C353 00000000000000000000000001000000:1F90 01 00000000:00000000 00:00000000 00000000  1003        0 1237 1 0000000000000000\n"
+	for _, c := range []struct {
+		local, remote string
+		uid           int
+		found         bool
+	}{
+		{"127.0.0.1:50000", "127.0.0.1:8080", 1001, true},
+		{"127.0.0.1:50001", "127.0.0.1:8080", 0, false}, // nobody's any more
+		{"127.0.0.1:50002", "127.0.0.1:8080", 1002, true},
+		{"[::1]:50003", "[::1]:8080", 1003, true},
+		{"127.0.0.1:50000", "127.0.0.1:8081", 0, false},
+	} {
+		uid, found, err := findOwner(strings.NewReader(table), mustAddr(t, c.local), mustAddr(t, c.remote))
+		if uid != c.uid || found != c.found || err != nil {
+			t.Errorf("%s: %d, %v, %v", c.local, uid, found, err)
+		}
+	}
+}
+
+// TestControlSocket: it is private, and a dead agent's is replaced.
+func TestControlSocket(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ListenUnix(dir + "/agent.sock"); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+		t.Errorf("in a directory of everybody: %v", err)
+	}
+	path := dir + "/private/agent.sock"
+	if _, err := Ask(context.Background(), path); !errors.Is(err, ErrNoAgent) {
+		t.Errorf("without an agent: %v", err)
+	}
+	ln, err := ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ListenUnix(path); err == nil || !strings.Contains(err.Error(), "running already") {
+		t.Errorf("a second agent: %v", err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // as if it were killed
+	ln.Close()
+	if ln, err = ListenUnix(path); err != nil {
+		t.Fatalf("after a killed agent: %v", err)
+	}
+	ln.Close()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ListenUnix(path); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("over a file: %v", err)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	h.want("presence", h.status("HEAD", "/main/"+gwtest.NewObject("x", "package").Name, false), 404)
+	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
+	h.want("summaries of a build under way", h.log.count("a build has ended"), 0)
+	h.clock.pass(time.Minute)
+	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
+	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
+	h.want("summaries", h.log.count(`msg="a build has ended" took=0s hits=0 misses=1 unanswered=0`), 1)
+}

@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/gateway"
+	"github.com/lychgate/lychgate/internal/client"
+)
+
+// What pauses are between questions to a gate that does not answer, and to one that refused the credential.
+const (
+	firstPause   = time.Second
+	longestPause = 15 * time.Second
+	refusedPause = 5 * time.Second
+)
+
+// errLost is what is wrong while the gate is not asked.
+var errLost = errors.New("the gate did not answer a moment ago")
+
+// tokenError is about the credential. It is opaque: a token's file that is not there is no object that is not there.
+type tokenError struct{ err error }
+
+func (e *tokenError) Error() string { return e.err.Error() }
+
+// link is the way to the gate: with which credential, and whether it is worth asking. While the gate does not answer, one question in each
+// pause is asked, and all others fail at once, so that a build is slow for a moment and not for each object.
+type link struct {
+	client *client.Client // without a token
+	creds  Credentials
+	now    func() time.Time
+	warn   *warnings
+	log    *slog.Logger
+
+	mu         sync.Mutex // guards what follows
+	token      authn.Secret
+	known      bool // token was asked for
+	generation uint64
+	refused    time.Time // until when the token is not shown again
+	tokenFault string
+	lost       error // why the gate is not asked, nil while it answers
+	since      time.Time
+	pause      time.Duration
+	next       time.Time // when it is asked again
+	answered   time.Time // when it last answered
+	named      uint64    // the generation that the gate was asked about
+	who        string    // whom it takes us for; empty: not known
+	until      time.Time // the end of the token; zero: not known, or none
+}
+
+// do has ask ask the gate something, which it tries that many times while it does not answer, and a second time when the gate wants another
+// token and there is one. It returns the generation of the token with which the answer came: what was learnt with one token is not used with
+// another.
+func (l *link) do(ctx context.Context, attempts int, ask func(*client.Client) error) (generation uint64, err error) {
+	lost, err := l.ready()
+	if err != nil {
+		return 0, err
+	}
+	if lost {
+		attempts = 1
+	}
+	for first := true; ; first = false {
+		c, token, generation, err := l.signedIn(ctx)
+		if err != nil {
+			return 0, err
+		}
+		err = ask(c.WithAttempts(attempts))
+		if !isUnauthorized(err) {
+			l.judge(ctx, err)
+			return generation, err
+		}
+		l.creds.Refused(token)
+		if next, err := l.creds.Token(ctx); first && err == nil && next.Reveal() != token.Reveal() {
+			continue
+		}
+		return 0, l.turnedAway(token)
+	}
+}
+
+// ready returns an error when the gate is not to be asked now, and reports whether it did not answer before.
+func (l *link) ready() (lost bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == nil {
+		return false, nil
+	}
+	now := l.now()
+	if now.Before(l.next) {
+		return true, fmt.Errorf("%w: %w", errLost, l.lost)
+	}
+	l.next = now.Add(l.pause) // for this question alone
+	return true, nil
+}
+
+// signedIn returns a client with the token of now.
+func (l *link) signedIn(ctx context.Context) (*client.Client, authn.Secret, uint64, error) {
+	token, err := l.creds.Token(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.tokenFault = err.Error()
+		l.changed(authn.Secret{})
+		l.warn.add(causeToken, err.Error())
+		return nil, token, 0, &tokenError{err}
+	}
+	l.changed(token)
+	if l.now().Before(l.refused) {
+		return nil, token, 0, &tokenError{errors.New(l.tokenFault)}
+	}
+	return l.client.As(token), token, l.generation, nil
+}
+
+// changed begins a generation when the token is another one. l.mu is held.
+func (l *link) changed(token authn.Secret) {
+	if l.known && token.Reveal() == l.token.Reveal() {
+		return
+	}
+	l.token, l.known = token, true
+	l.generation++
+	l.refused, l.who, l.until = time.Time{}, "", time.Time{}
+}
+
+// generationNow returns the generation of the token of now.
+func (l *link) generationNow(ctx context.Context) (uint64, error) {
+	_, _, generation, err := l.signedIn(ctx)
+	return generation, err
+}
+
+// turnedAway notes that the gate does not take the credential.
+func (l *link) turnedAway(token authn.Secret) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := "the gate does not take the token: it has ended or was revoked; run lychgate login"
+	if token.IsZero() {
+		text = "the gate takes nobody without a token, nor the client certificate if one was shown; run lychgate login"
+	}
+	l.tokenFault, l.refused = text, l.now().Add(refusedPause)
+	l.generation++ // what was learnt with it is not used any more
+	l.who, l.until = "", time.Time{}
+	l.lost, l.pause = nil, 0
+	l.warn.add(causeToken, text)
+	return &tokenError{errors.New(text)}
+}
+
+// judge notes whether the gate answers.
+func (l *link) judge(ctx context.Context, err error) {
+	var refusal *client.Error
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		l.worked()
+	case errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError:
+		l.worked()
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errSlow):
+	case refusal != nil || client.Unreachable(err) || errors.Is(context.Cause(ctx), errSlow):
+		l.failed(err)
+	}
+}
+
+func (l *link) worked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answered, l.tokenFault = l.now(), ""
+	if l.lost != nil {
+		l.log.Info("the gate answers again", "after", l.now().Sub(l.since).Round(time.Second))
+		l.lost, l.pause = nil, 0
+	}
+	l.warn.over(causeGate)
+	l.warn.over(causeToken)
+}
+
+func (l *link) failed(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == nil {
+		l.since = l.now()
+	}
+	l.lost = err
+	l.pause = min(max(firstPause, 2*l.pause), longestPause)
+	l.next = l.now().Add(l.pause)
+	l.warn.add(causeGate, "the gate does not answer; nothing is found until it does: "+err.Error())
+}
+
+// nameless reports whether the gate answers, and has not been asked whom it takes us for since the token changed. It is told once.
+func (l *link) nameless() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost != nil || l.tokenFault != "" || l.answered.IsZero() || l.named == l.generation {
+		return false
+	}
+	l.named = l.generation
+	return true
+}
+
+// introduce asks the gate whom it takes us for, for people.
+func (l *link) introduce(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, presenceTime, errSlow)
+	defer cancel()
+	var me gateway.Whoami
+	generation, err := l.do(ctx, 1, func(c *client.Client) (err error) {
+		me, err = c.Whoami(ctx)
+		return err
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil || generation != l.generation {
+		return
+	}
+	l.who = fmt.Sprintf("%s (%s/%s)", me.Name, me.Forge, me.ID)
+	l.until, _ = time.Parse(time.RFC3339, me.Expires) // empty, when there is no end
+}
+
+func isUnauthorized(err error) bool {
+	var refusal *client.Error
+	return errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized
+}
