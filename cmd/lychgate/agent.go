@@ -173,14 +173,17 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 			err = &exitError{code: exitUsage, err: err}
 		}
 	}()
-	control, err := controlPath(f.control)
+	handed, err := inherited(os.Getenv, os.Getpid(), firstInherited)
 	if err != nil {
 		return p, err
 	}
-	if p.control, err = agent.ListenUnix(control); err != nil {
+	if err := p.inherit(handed); err != nil {
 		return p, err
 	}
-	if len(f.listen) == 0 {
+	if err := f.openControl(p); err != nil {
+		return p, err
+	}
+	if len(f.listen)+len(p.http) == 0 {
 		f.listen = []string{agentPlace}
 	}
 	for _, place := range f.listen {
@@ -191,6 +194,18 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 		p.http = append(p.http, ln)
 	}
 	return p, f.openHash(p)
+}
+
+func (f *agentFlags) openControl(p *agentPlaces) error {
+	if p.control != nil {
+		return nil
+	}
+	path, err := controlPath(f.control)
+	if err != nil {
+		return err
+	}
+	p.control, err = agent.ListenUnix(path)
+	return err
 }
 
 func (f *agentFlags) openHash(p *agentPlaces) error {
