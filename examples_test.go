@@ -117,14 +117,16 @@ func jobScript(t *testing.T, name string) []string {
 
 var jobExamples = []string{"gitlab-ci.yml", "github-actions.yml"}
 
-// TestExampleCommands: what the unit and the CI jobs run are verbs and flags of the command.
+// TestExampleCommands: what the units and the CI jobs run are verbs and flags of the command.
 func TestExampleCommands(t *testing.T) {
 	var lines []string
 	for _, name := range jobExamples {
 		lines = append(lines, jobScript(t, name)...)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, "systemd/lychgate.service")), -1) {
-		lines = append(lines, m[1])
+	for _, name := range []string{"systemd/lychgate.service", "systemd/lychgate-agent.service"} {
+		for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, name)), -1) {
+			lines = append(lines, m[1])
+		}
 	}
 	verbs, flags := commands(t)
 	checked := 0
@@ -132,7 +134,7 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 7 {
+	if checked != 8 {
 		t.Errorf("%d commands were checked", checked)
 	}
 }

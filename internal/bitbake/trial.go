@@ -93,6 +93,7 @@ func cases() []build {
 		{scheme: "ssh", user: "alice", shared: true},
 		{scheme: "sftp", user: "alice"},
 		{scheme: "sftp", user: "bob"},
+		{scheme: "agent", user: "stranger"}, // who has no token
 		{scheme: "ssh", user: "stranger"},
 	}
 }
@@ -172,7 +173,7 @@ func (t *trial) equip(ctx context.Context, b build) error {
 		netrc = "machine 127.0.0.1 login token password " + string(token)
 	}
 	key := t.gate.path(b.user + ".key")
-	if b.user == "stranger" {
+	if b.user == "stranger" && b.scheme == "ssh" {
 		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
 			return err
 		}
