@@ -177,11 +177,7 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 	if err := p.inherit(os.Getenv); err != nil {
 		return p, err
 	}
-	control, err := controlPath(f.control)
-	if err != nil {
-		return p, err
-	}
-	if p.control, err = agent.ListenUnix(control); err != nil {
+	if err := f.openControl(p); err != nil {
 		return p, err
 	}
 	if len(f.listen) == 0 && len(p.http) == 0 {
@@ -198,6 +194,18 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 		p.http = append(p.http, ln)
 	}
 	return p, f.openHash(p)
+}
+
+func (f *agentFlags) openControl(p *agentPlaces) error {
+	if p.control != nil {
+		return nil
+	}
+	path, err := controlPath(f.control)
+	if err != nil {
+		return err
+	}
+	p.control, err = agent.ListenUnix(path)
+	return err
 }
 
 func (f *agentFlags) openHash(p *agentPlaces) error {

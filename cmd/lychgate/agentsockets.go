@@ -15,11 +15,14 @@ const (
 	// firstInherited is the file descriptor of the first socket that systemd hands over (sd_listen_fds(3)).
 	firstInherited = 3
 	maxInherited   = 64
+	// controlSocket names the socket (FileDescriptorName=) on which the agent is asked how it is.
+	controlSocket = "control"
 	// hashSocket begins the name of a socket for hash equivalence (FileDescriptorName=); the zone follows.
 	hashSocket = "hash-"
 )
 
-// inherit takes the sockets that systemd opened for this process: those named hash-ZONE are for hash equivalence, all others for objects.
+// inherit takes the sockets that systemd opened for this process: those named hash-ZONE are for hash equivalence, one
+// named control takes the place of --control, all others are for objects.
 func (p *agentPlaces) inherit(env func(string) string) error {
 	if pid, err := strconv.Atoi(env("LISTEN_PID")); err != nil || pid != os.Getpid() {
 		return nil // none, or for another process
@@ -52,6 +55,12 @@ func (p *agentPlaces) take(fd uintptr, name string) error {
 	}
 	zone, hash := strings.CutPrefix(name, hashSocket)
 	switch {
+	case name == controlSocket && p.control == nil && ln.Addr().Network() == "unix":
+		p.control = ln
+		return nil
+	case name == controlSocket:
+		_ = ln.Close()
+		return fmt.Errorf("the socket %q that was handed over: want one, and a path", name)
 	case !hash:
 		p.http = append(p.http, ln)
 		return nil

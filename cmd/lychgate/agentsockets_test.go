@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,17 @@ import (
 func TestAgentSockets(t *testing.T) {
 	dir := t.TempDir()
 	control := filepath.Join(dir, "run", "agent.sock")
-	cmd, places := activated(t, "bitbake:hash-main:hash-review", "agent", "--gate", "https://127.0.0.1:1", "--token-file", "token", "--control", control, "--spool", filepath.Join(dir, "spool"))
+	ln, err := agent.ListenUnix(control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	handed, err := ln.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handed.Close()
+	cmd, places := activated(t, "objects:hash-main:hash-review", handed, "agent", "--gate", "https://127.0.0.1:1", "--token-file", "token", "--spool", filepath.Join(dir, "spool"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -47,8 +58,9 @@ func TestAgentSocketsRefused(t *testing.T) {
 	for names, want := range map[string]string{
 		"hash-main:hash-main:x": `the socket "hash-main" that was handed over: want FileDescriptorName=hash-ZONE, each zone once`,
 		"hash-:a:b":             "want FileDescriptorName=hash-ZONE",
+		"control:a:b":           `the socket "control" that was handed over: want one, and a path`,
 	} {
-		cmd, _ := activated(t, names, "agent", "--gate", "https://127.0.0.1:1", "--token-file", "token", "--control", filepath.Join(t.TempDir(), "run", "agent.sock"))
+		cmd, _ := activated(t, names, nil, "agent", "--gate", "https://127.0.0.1:1", "--token-file", "token", "--control", filepath.Join(t.TempDir(), "run", "agent.sock"))
 		out, err := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != exitUsage || !strings.Contains(string(out), want) {
 			t.Errorf("%s: %v, %s", names, err, out)
@@ -56,8 +68,9 @@ func TestAgentSocketsRefused(t *testing.T) {
 	}
 }
 
-// activated prepares the command as systemd starts it, with one socket for each name, and returns where those are.
-func activated(t *testing.T, names string, args ...string) (cmd *exec.Cmd, places []string) {
+// activated prepares the command as systemd starts it, with one socket for each name and a control socket unless it is nil, and returns where
+// the first are.
+func activated(t *testing.T, names string, control *os.File, args ...string) (cmd *exec.Cmd, places []string) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), "sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, raceBinary(t)}, args...)...)
 	for range strings.Split(names, ":") {
@@ -74,7 +87,11 @@ func activated(t *testing.T, names string, args ...string) (cmd *exec.Cmd, place
 		ln.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=3", "LISTEN_FDNAMES="+names)
+	if control != nil {
+		names += ":control"
+		cmd.ExtraFiles = append(cmd.ExtraFiles, control)
+	}
+	cmd.Env = append(os.Environ(), "LISTEN_FDS="+strconv.Itoa(len(cmd.ExtraFiles)), "LISTEN_FDNAMES="+names)
 	return cmd, places
 }
 

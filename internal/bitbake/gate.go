@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 
@@ -71,6 +72,25 @@ func (g *gate) pull(ctx context.Context, user, dir, stamps string) error {
 func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string) error {
 	args := append([]string{verb, dir, "--quiet", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"), "--token-file", g.path(user + ".token")}, flags...)
 	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
+}
+
+// agent starts an agent with a token, and returns what it says that conf/local.conf needs.
+func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, stop func(), err error) {
+	control := g.w.path("agents/" + name + ".sock")
+	opened := func() bool {
+		if exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() != nil {
+			return false // env would tell the default places
+		}
+		text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
+		conf = string(text)
+		return err == nil
+	}
+	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, g.w.o.gate, "agent", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
+		"--token-file", tokenFile, "--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"))
+	if err != nil {
+		return "", nil, err
+	}
+	return conf, process.Stop, nil
 }
 
 // counts are what the gate has answered so far, by a few words that say what.

@@ -326,7 +326,7 @@ func (t *hashTrial) order(b hashBuild) (order, error) {
 			return o, err
 		}
 		netrc = "machine 127.0.0.1 login token password " + token
-		o.conf += t.mirror(build{scheme: "https"})
+		o.conf += t.httpsMirror()
 	case b.peer():
 		o.conf += "SSTATE_MIRRORS = \"file://.* file://" + t.w.path("builds/hash-first-reference/sstate") + "/PATH\"\n"
 	default:

@@ -91,11 +91,14 @@ func cases() []build {
 		{scheme: "https", user: "bob"},
 		{scheme: pulled, user: "alice"},
 		{scheme: pulled, user: "bob"},
+		{scheme: "agent", user: "alice"},
+		{scheme: "agent", user: "bob"},
 		{scheme: "ssh", user: "alice"},
 		{scheme: "ssh", user: "bob"},
 		{scheme: "ssh", user: "alice", shared: true},
 		{scheme: "sftp", user: "alice"},
 		{scheme: "sftp", user: "bob"},
+		{scheme: "agent", user: "stranger"}, // who has no token
 		{scheme: "ssh", user: "stranger"},
 	}
 }
@@ -139,6 +142,11 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if err := t.equip(ctx, b); err != nil {
 		return r, err
 	}
+	conf, leave, err := t.mirror(ctx, b)
+	if err != nil {
+		return r, err
+	}
+	defer leave()
 	before, err := t.gate.counts(ctx)
 	if err != nil {
 		return r, err
@@ -147,7 +155,7 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if err != nil {
 		return r, err
 	}
-	o := order{name: b.name(), home: t.w.path("homes/" + b.name()), conf: t.mirror(b)}
+	o := order{name: b.name(), home: t.w.path("homes/" + b.name()), conf: conf}
 	if b.scheme == pulled {
 		if err := t.pull(ctx, b, o); err != nil {
 			return r, err
@@ -189,7 +197,7 @@ func (t *trial) equip(ctx context.Context, b build) error {
 		netrc = "machine 127.0.0.1 login token password " + string(token)
 	}
 	key := t.gate.path(b.user + ".key")
-	if b.user == "stranger" {
+	if b.user == "stranger" && b.scheme == "ssh" {
 		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
 			return err
 		}
@@ -206,16 +214,22 @@ func (t *trial) equip(ctx context.Context, b build) error {
 	return t.w.home(b.name(), netrc, config)
 }
 
-// mirror is what the build's conf/local.conf says of its mirror.
-func (t *trial) mirror(b build) string {
+// mirror is what the build's conf/local.conf says of its mirror. What runs for it ends with leave.
+func (t *trial) mirror(ctx context.Context, b build) (conf string, leave func(), err error) {
 	switch b.scheme {
 	case pulled:
-		return ""
+		return "", func() {}, nil
 	case "https":
-		return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
-			fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
+		return t.httpsMirror(), func() {}, nil
+	case "agent":
+		return t.gate.agent(ctx, b.name(), t.gate.path(b.user+".token"))
 	}
-	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme)
+	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme), func() {}, nil
+}
+
+func (t *trial) httpsMirror() string {
+	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
+		fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
 }
 
 // checkCounts compares what BitBake counts. sftp has no way to ask whether something is there: BitBake takes all for present, and
