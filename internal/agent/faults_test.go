@@ -404,3 +404,24 @@ func TestSummary(t *testing.T) {
 	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
 	h.want("summaries", h.log.count(`msg="a build has ended" took=0s hits=0 misses=1 unanswered=0`), 1)
 }
+
+// TestWho: whom the gate takes one for is told, and forgotten with the token.
+func TestWho(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.want("presence", h.status("HEAD", path, false), 404)
+	h.agent.link.introduce(t.Context())
+	if s := h.agent.Status(); s.Who != "bob (git.example.com/2)" || time.Until(s.Until) < time.Minute {
+		t.Errorf("%q until %v", s.Who, s.Until)
+	}
+	h.creds.set(g.As("carol").Token)
+	h.want("presence", h.status("HEAD", path, false), 404)
+	if s := h.agent.Status(); strings.HasPrefix(s.Who, "bob") {
+		t.Errorf("%q with the token of carol", s.Who)
+	}
+	h.agent.link.introduce(t.Context())
+	if s := h.agent.Status(); !strings.HasPrefix(s.Who, "carol (") {
+		t.Errorf("%q", s.Who)
+	}
+}
