@@ -152,8 +152,8 @@ const (
 	stopTime = 10 * time.Second
 )
 
-// Serve is called once. It answers BitBake on listeners, which are closed when it returns, until ctx is done. What was promised by then is still served, for a while.
-// It refuses a listener that others than this machine could reach.
+// Serve answers BitBake on listeners, and closes them, until ctx is done. What was promised by then is still served, for a while.
+// It refuses a listener that others than this machine could reach. It is called once.
 func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, ln := range listeners {
 		if err := a.checkListener(ln); err != nil {
@@ -162,7 +162,8 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of downloads and upkeep: they outlive ctx a little
 	var all sync.WaitGroup
-	defer func() { cancel(); all.Wait(); a.spool.close() }()
+	lines, hangUp := context.WithCancel(ctx) // of hash equivalence: no promise is in it
+	defer func() { hangUp(); cancel(); all.Wait(); a.spool.close() }()
 	a.spool.start(work)
 	all.Go(func() { a.upkeep(work) })
 	server := a.server(work)
@@ -175,7 +176,7 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 		go func() { failed <- server.Serve(a.guard(ln)) }()
 	}
 	for _, z := range a.hashes {
-		all.Go(func() { z.serve(ctx, failed) })
+		all.Go(func() { z.serve(lines, failed) })
 	}
 	select {
 	case err := <-failed:

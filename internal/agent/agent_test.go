@@ -256,7 +256,7 @@ func TestPatience(t *testing.T) {
 	hello := gwtest.NewObject("hello", "populate_sysroot")
 	g.Publish([]gwtest.Object{hello}, publicSource)
 	slow := func(*http.Request) (*http.Response, error) {
-		time.Sleep(3 * time.Second)
+		time.Sleep(1800 * time.Millisecond)
 		return nil, nil
 	}
 	patience := func(c *Config) { c.patience = 100 * time.Millisecond }

@@ -138,7 +138,9 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 		case r := <-got:
 			return r.object, r.err
 		case <-tick.C:
-			w.WriteHeader(http.StatusContinue)
+			if r.ProtoAtLeast(1, 1) {
+				w.WriteHeader(http.StatusContinue)
+			}
 		}
 	}
 }

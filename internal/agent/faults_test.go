@@ -217,6 +217,40 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// TestRefusedTokenIsNotRepeated: a token that the gate does not take is tried again by one question in each pause.
+func TestRefusedTokenIsNotRepeated(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	h.creds.set("lyg_nobody")
+	for round := 1; round <= 3; round++ {
+		for i := range 5 {
+			h.want("presence", h.status("HEAD", "/main/"+gwtest.NewObject(strconv.Itoa(i), "package").Name, false), 404)
+		}
+		h.want("questions to the gate", h.spy.count("POST /v1/presence"), round)
+		h.clock.pass(refusedPause)
+	}
+}
+
+// TestListenerBreaks: an agent that cannot serve any more ends, hash equivalence and all.
+func TestListenerBreaks(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	lines := mustListen(t)
+	conf := start(t, g, "bob", nil).agent.conf
+	conf.Hash = []Hash{{Zone: "main", Listener: lines, Address: "ws://127.0.0.1:1/"}}
+	other, err := New(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := mustListen(t)
+	ln.Close()
+	if err := other.Serve(t.Context(), ln); err == nil {
+		t.Error("no error")
+	}
+	if _, err := net.Dial("tcp", lines.Addr().String()); err == nil {
+		t.Error("hash equivalence goes on")
+	}
+}
+
 // TestEnds: when it is told to end, the agent promises nothing more and keeps what it promised.
 func TestEnds(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
@@ -369,4 +403,25 @@ func TestSummary(t *testing.T) {
 	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
 	h.agent.count.sumUp(h.clock.Now(), time.Minute, h.agent.log)
 	h.want("summaries", h.log.count(`msg="a build has ended" took=0s hits=0 misses=1 unanswered=0`), 1)
+}
+
+// TestWho: whom the gate takes one for is told, and forgotten with the token.
+func TestWho(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.want("presence", h.status("HEAD", path, false), 404)
+	h.agent.link.introduce(t.Context())
+	if s := h.agent.Status(); s.Who != "bob (git.example.com/2)" || time.Until(s.Until) < time.Minute {
+		t.Errorf("%q until %v", s.Who, s.Until)
+	}
+	h.creds.set(g.As("carol").Token)
+	h.want("presence", h.status("HEAD", path, false), 404)
+	if s := h.agent.Status(); strings.HasPrefix(s.Who, "bob") {
+		t.Errorf("%q with the token of carol", s.Who)
+	}
+	h.agent.link.introduce(t.Context())
+	if s := h.agent.Status(); !strings.HasPrefix(s.Who, "carol (") {
+		t.Errorf("%q", s.Who)
+	}
 }

@@ -95,12 +95,21 @@ func (l *link) ready() (lost bool, err error) {
 	if now.Before(l.next) {
 		return true, fmt.Errorf("%w: %w", errLost, l.lost)
 	}
-	l.next = now.Add(l.pause) // for this question alone
+	l.next = now.Add(l.pause) // this question alone is asked
 	return true, nil
 }
 
-// signedIn returns a client with the token of now.
+// signedIn returns a client with the token of now. A token that was refused is tried by one question in each pause.
 func (l *link) signedIn(ctx context.Context) (*client.Client, authn.Secret, uint64, error) {
+	token, generation, err := l.current(ctx, true)
+	if err != nil {
+		return nil, token, 0, err
+	}
+	return l.client.As(token), token, generation, nil
+}
+
+// current returns the token of now and its generation, unless it was refused a moment ago. try is whether it is shown to the gate.
+func (l *link) current(ctx context.Context, try bool) (authn.Secret, uint64, error) {
 	token, err := l.creds.Token(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,13 +117,17 @@ func (l *link) signedIn(ctx context.Context) (*client.Client, authn.Secret, uint
 		l.tokenFault = err.Error()
 		l.changed(authn.Secret{})
 		l.warn.add(causeToken, err.Error())
-		return nil, token, 0, &tokenError{err}
+		return token, 0, &tokenError{err}
 	}
 	l.changed(token)
-	if l.now().Before(l.refused) {
-		return nil, token, 0, &tokenError{errors.New(l.tokenFault)}
+	now := l.now()
+	if now.Before(l.refused) {
+		return token, 0, &tokenError{errors.New(l.tokenFault)}
 	}
-	return l.client.As(token), token, l.generation, nil
+	if try && !l.refused.IsZero() {
+		l.refused = now.Add(refusedPause)
+	}
+	return token, l.generation, nil
 }
 
 // changed begins a generation when the token is another one. l.mu is held.
@@ -127,10 +140,23 @@ func (l *link) changed(token authn.Secret) {
 	l.refused, l.who, l.until = time.Time{}, "", time.Time{}
 }
 
-// generationNow returns the generation of the token of now.
+// generationNow returns the generation of the token of now. While the gate is lost nobody waits for a token that it would have to renew.
 func (l *link) generationNow(ctx context.Context) (uint64, error) {
-	_, _, generation, err := l.signedIn(ctx)
+	if err := l.away(); err != nil {
+		return 0, err
+	}
+	_, generation, err := l.current(ctx, false)
 	return generation, err
+}
+
+// away returns why the gate is not asked now, nil when it is.
+func (l *link) away() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost != nil && l.now().Before(l.next) {
+		return fmt.Errorf("%w: %w", errLost, l.lost)
+	}
+	return nil
 }
 
 // turnedAway notes that the gate does not take the credential.
@@ -141,11 +167,13 @@ func (l *link) turnedAway(token authn.Secret) error {
 	if token.IsZero() {
 		text = "the gate takes nobody without a token, nor the client certificate if one was shown; run lychgate login"
 	}
-	l.tokenFault, l.refused = text, l.now().Add(refusedPause)
-	l.generation++ // what was learnt with it is not used any more
-	l.who, l.until = "", time.Time{}
 	l.lost, l.pause = nil, 0
-	l.warn.add(causeToken, text)
+	if token.Reveal() == l.token.Reveal() { // not one that was replaced meanwhile
+		l.tokenFault, l.refused = text, l.now().Add(refusedPause)
+		l.generation++ // what was learnt with it is not used any more
+		l.who, l.until = "", time.Time{}
+		l.warn.add(causeToken, text)
+	}
 	return &tokenError{errors.New(text)}
 }
 
@@ -166,7 +194,7 @@ func (l *link) judge(ctx context.Context, err error) {
 func (l *link) worked() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.answered, l.tokenFault = l.now(), ""
+	l.answered, l.tokenFault, l.refused = l.now(), "", time.Time{}
 	if l.lost != nil {
 		l.log.Info("the gate answers again", "after", l.now().Sub(l.since).Round(time.Second))
 		l.lost, l.pause = nil, 0
