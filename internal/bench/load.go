@@ -31,7 +31,8 @@ type load struct {
 	Names    string        `json:"names"`          // a file with a name a line; each connection goes round
 	Conns    int           `json:"conns"`
 	Connect  bool          `json:"connect"` // a new connection, and a full handshake, for each request
-	Length   int64         `json:"length"`  // the Content-Length that every answer must have; -1 for any
+	Length   int64         `json:"length"`  // the Content-Length that every answer must have; -1 for any, and to a HEAD none
+	Count    int           `json:"count"`   // how many requests a connection makes; 0 until the time is up
 	Duration time.Duration `json:"duration"`
 	SSH      *sshLogin     `json:"ssh,omitempty"`  // speak SFTP, not HTTP: Request is "STAT " or "READ ", and a path
 	Hash     *hashOrder    `json:"hash,omitempty"` // speak to a hash equivalence server, not HTTP
@@ -188,7 +189,7 @@ type worker struct {
 func (w *worker) work(ctx context.Context) error {
 	w.read = bufio.NewReaderSize(nil, 64<<10)
 	defer w.hangUp()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && (w.Count == 0 || len(w.times) < w.Count) {
 		if err := w.ask(ctx); err != nil {
 			var late net.Error // there is one deadline: the end
 			if ctx.Err() != nil || errors.As(err, &late) && late.Timeout() {
@@ -274,7 +275,7 @@ func (w *worker) answer() (again bool, err error) {
 	switch {
 	case err != nil:
 		return false, err
-	case length < 0:
+	case length < 0 && !(w.head && w.Length < 0):
 		return false, errors.New("an answer without Content-Length")
 	case w.Length >= 0 && length != w.Length:
 		return false, fmt.Errorf("Content-Length %d, want %d", length, w.Length)

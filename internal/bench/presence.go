@@ -128,27 +128,35 @@ func (a *asker) ask(ctx context.Context) error {
 }
 
 // counted returns the time that the gate says it has spent on presence.
-func (a *asker) counted(ctx context.Context) (time.Duration, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.adminAddr+"/metrics", nil)
+func (a *asker) counted(ctx context.Context) (spent time.Duration, err error) {
+	err = a.eachSample(ctx, func(series string, value float64) {
+		if series == `lychgate_request_seconds_sum{door="https",route="presence"}` {
+			spent = time.Duration(value * float64(time.Second))
+		}
+	})
+	return spent, err // 0 before it was asked
+}
+
+// eachSample reads the gate's metrics.
+func (w *world) eachSample(ctx context.Context, each func(series string, value float64)) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.adminAddr+"/metrics", http.NoBody)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	res, err := a.http.Do(req)
+	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New("the gate's metrics: " + res.Status)
+	}
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
-		value, ok := strings.CutPrefix(lines.Text(), `lychgate_request_seconds_sum{door="https",route="presence"} `)
-		if !ok {
-			continue
+		series, text, _ := strings.Cut(lines.Text(), "} ")
+		if value, err := strconv.ParseFloat(text, 64); err == nil { // all that is wanted has labels
+			each(series+"}", value)
 		}
-		seconds, err := strconv.ParseFloat(value, 64)
-		return time.Duration(seconds * float64(time.Second)), err
 	}
-	if err := lines.Err(); err != nil || res.StatusCode != http.StatusOK {
-		return 0, errors.Join(err, errors.New("read metrics: "+res.Status))
-	}
-	return 0, nil // it was never asked
+	return lines.Err()
 }

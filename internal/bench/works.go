@@ -23,6 +23,7 @@ func works() []work {
 		{"connect", measureConnect},
 		{"get", measureGet},
 		{"presence", measurePresence},
+		{"agent", measureAgent},
 		{"decision", measureDecision},
 		{"journal", measureJournal},
 		{"sftp-connect", measureSFTPConnect},

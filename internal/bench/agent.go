@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lychgate/lychgate/internal/gwtest/loopback"
+)
+
+// The burst that a build begins with: it asks once for each object it may use, on as many connections as it has threads. Over https BitBake makes
+// a connection for each question; over http it keeps them.
+const (
+	burstThreads  = 16
+	burstTime     = 10 * time.Minute // at the most
+	manyBuilders  = 8
+	burstQuestion = objects / burstThreads // of each thread
+)
+
+// burst is what one came to.
+type burst struct {
+	took      time.Duration
+	processor time.Duration // of the servers
+	requests  int           // at the gate
+}
+
+// quickBuilders is how many there are at the most when there is to be one short turn each: each question over https is a handshake.
+const quickBuilders = 1
+
+// measureAgent has builders ask for 20,000 objects at once: nginx without authorisation, the gate, and an agent on each builder.
+func measureAgent(ctx context.Context, w *world) ([]row, error) {
+	if err := w.prepare(ctx); err != nil {
+		return nil, err
+	}
+	var rows []row
+	for _, builders := range []int{1, manyBuilders} {
+		if w.quick && builders > quickBuilders {
+			break
+		}
+		nginx, err := w.directBurst(ctx, w.servers.nginx, builders)
+		if err != nil {
+			return nil, err
+		}
+		gate, err := w.directBurst(ctx, w.servers.gate, builders)
+		if err != nil {
+			return nil, err
+		}
+		cold, warm, err := w.agentBurst(ctx, builders)
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("start-up burst of %s questions", thousands(objects))
+		if builders > 1 {
+			name += fmt.Sprintf(" by each of %d builders at once", builders)
+		}
+		rows = append(rows, burstRows(name, w.servers.nginx, nginx, gate, cold, warm)...)
+	}
+	return rows, nil
+}
+
+// burstRows compares agents, and the gate without them, with nginx.
+func burstRows(name string, peer server, nginx, gate, cold, warm burst) []row {
+	faster := func(what string, ours burst, target bool) row {
+		r := row{work: name + ", " + what, peer: peer.name + ", https", figure: seconds(nginx.took.Seconds()), gate: seconds(ours.took.Seconds()), target: "for comparison"}
+		if peer.lacks != "" {
+			r.figure = "not installed"
+			return r
+		}
+		if r.ratio = ratioOf(nginx.took, ours.took); target {
+			r.target, r.met = "> 1 ×", verdict(r.ratio > 1)
+		}
+		return r
+	}
+	return []row{
+		faster("through `lychgate agent`, cold", cold, true),
+		faster("through `lychgate agent`, warm", warm, true),
+		faster("at the gate without an agent", gate, false),
+		{
+			work: name + ": requests at the gate", peer: "without an agent", figure: thousands(int64(gate.requests)), gate: thousands(int64(warm.requests)),
+			target: "for comparison",
+		},
+		{
+			work: name + ": processor time of gate and agents", peer: "of the gate, without an agent", figure: seconds(gate.processor.Seconds()),
+			gate: seconds(warm.processor.Seconds()), ratio: ratioOf(gate.processor, warm.processor), target: "for comparison",
+		},
+	}
+}
+
+func ratioOf(a, b time.Duration) float64 {
+	if b == 0 {
+		return 0
+	}
+	return float64(a) / float64(b)
+}
+
+// directBurst has builders ask a server over https.
+func (w *world) directBurst(ctx context.Context, s server, builders int) (b burst, err error) {
+	if s.lacks != "" {
+		return b, nil
+	}
+	running, err := s.start(ctx)
+	if err != nil {
+		return b, err
+	}
+	defer stopAll(running)
+	o := w.order("HEAD", "small.names", s)
+	o.Connect, o.Length = true, smallBytes
+	orders := make([]load, builders)
+	for i := range orders {
+		orders[i] = o
+	}
+	return w.burst(ctx, running, orders, s.name == w.servers.gate.name)
+}
+
+// agentBurst has each builder ask an agent of its own: right after the start, and again.
+func (w *world) agentBurst(ctx context.Context, builders int) (cold, warm burst, err error) {
+	running, err := w.servers.gate.start(ctx)
+	if err != nil {
+		return cold, warm, err
+	}
+	defer func() { stopAll(running) }()
+	var orders []load
+	for i := range builders {
+		addr, err := loopback.Free()
+		if err != nil {
+			return cold, warm, err
+		}
+		agent, err := w.startAgent(ctx, fmt.Sprintf("agent%d", i), addr)
+		if err != nil {
+			return cold, warm, err
+		}
+		running = append(running, agent...)
+		orders = append(orders, load{
+			Addr: addr, Names: w.path("small.names"), Length: -1,
+			Request: "HEAD /main/{NAME} HTTP/1.1\r\nHost: " + addr + "\r\nUser-Agent: bench\r\nAccept: */*\r\nConnection: Keep-Alive\r\n\r\n",
+		})
+	}
+	if cold, err = w.burst(ctx, running, orders, true); err != nil {
+		return cold, warm, err
+	}
+	warm, err = w.burst(ctx, running, orders, true)
+	return cold, warm, err
+}
+
+// startAgent starts an agent as alice.
+func (w *world) startAgent(ctx context.Context, name, addr string) ([]*process, error) {
+	token := w.path("alice.token")
+	if err := errors.Join(os.WriteFile(token, []byte(w.token), 0o600), os.MkdirAll(w.path(name), 0o700)); err != nil {
+		return nil, err
+	}
+	return w.startOne(ctx, name, func() bool { return accepts(addr) }, w.gate, "agent", "--gate", "https://"+w.servers.gate.addr, "--ca", w.path("ca.pem"),
+		"--token-file", token, "--listen", addr, "--hash", "none", "--spool", w.path(name), "--control", w.path(name+"/control.sock"))
+}
+
+// burst runs the orders side by side.
+func (w *world) burst(ctx context.Context, running []*process, orders []load, counted bool) (b burst, err error) {
+	before := 0
+	if counted {
+		if before, err = w.gateRequests(ctx); err != nil {
+			return b, err
+		}
+	}
+	spent := processorOf(running)
+	if b.took, err = together(ctx, orders); err != nil {
+		return b, err
+	}
+	b.processor = processorOf(running) - spent
+	if counted {
+		b.requests, err = w.gateRequests(ctx)
+		b.requests -= before
+	}
+	return b, err
+}
+
+// together runs orders side by side, each asking once for every object, and returns when the last is done.
+func together(ctx context.Context, orders []load) (time.Duration, error) {
+	outcomes, faults := make([]outcome, len(orders)), make([]error, len(orders))
+	var all sync.WaitGroup
+	for i, o := range orders {
+		o.Conns, o.Count, o.Duration = burstThreads, burstQuestion, burstTime
+		all.Go(func() { outcomes[i], faults[i] = runLoad(ctx, o) })
+	}
+	all.Wait()
+	var took time.Duration
+	for i, o := range outcomes {
+		if o.Requests != burstThreads*burstQuestion && faults[i] == nil {
+			faults[i] = fmt.Errorf("%d questions were answered", o.Requests)
+		}
+		took = max(took, o.Elapsed)
+	}
+	return took, errors.Join(faults...)
+}
+
+// gateRequests is how many requests the gate has answered.
+func (w *world) gateRequests(ctx context.Context) (n int, err error) {
+	err = w.eachSample(ctx, func(series string, value float64) {
+		if strings.HasPrefix(series, "lychgate_requests_total{") {
+			n += int(value)
+		}
+	})
+	return n, err
+}
