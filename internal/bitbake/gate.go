@@ -57,10 +57,13 @@ func (g *gate) ready() bool {
 	return res.Body.Close() == nil && res.StatusCode == http.StatusOK
 }
 
-// push publishes a cache as CI would.
-func (g *gate) push(ctx context.Context, dir string) error {
-	return command(ctx, g.w.dir, nil, g.w.o.gate, "push", dir, "--quiet", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
-		"--token-file", g.path("ci.token"), "--key", g.path("ci.key"))
+// push publishes a cache as CI would, with further arguments.
+func (g *gate) push(ctx context.Context, dir string, args ...string) error {
+	args = append([]string{
+		"push", dir, "--quiet", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"),
+		"--token-file", g.path("ci.token"), "--key", g.path("ci.key"),
+	}, args...)
+	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
 }
 
 // counts are what the gate has answered so far, by a few words that say what.
