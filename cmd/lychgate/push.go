@@ -19,7 +19,7 @@ import (
 // pushFlags are what push and import share.
 type pushFlags struct {
 	zone, key, certificate, audience, builder, invocation, extraFile string
-	layers, stamps                                                   []string
+	layers, stamps, records                                          []string
 	namesFile                                                        string
 	jobs                                                             int
 	dryRun, again, quiet, asJSON, inPlace                            bool
@@ -30,10 +30,11 @@ func (f *pushFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.key, "key", "", "private key `file` that signs; a .pub file or SHA256:... picks a key of ssh-agent; without it the agent's only key signs")
 	cmd.Flags().StringVar(&f.certificate, "certificate", "", "SSH certificate `file` of the key; default: the key's -cert.pub, if there is one")
 	cmd.Flags().StringVar(&f.audience, "audience", "", "the gate's own `URL`, as its configuration says; default: --gate")
-	cmd.Flags().StringVar(&f.builder, "builder", "", "`URI` of what builds; default: from the CI job's environment, else this host")
-	cmd.Flags().StringVar(&f.invocation, "invocation", "", "`URL` of this run; default: from the CI job's environment")
+	cmd.Flags().StringVar(&f.builder, "builder", "", "`URI` of what builds; default: from the build's records, else the CI job's environment, else this host")
+	cmd.Flags().StringVar(&f.invocation, "invocation", "", "`URL` of this run; default: from the build's records, else the CI job's environment")
 	cmd.Flags().StringArrayVar(&f.layers, "layer", nil, "`DIR=URL@REV`: the repository of the layer whose files lie below DIR; file:// entries are found there by name and checksum; may be repeated")
 	cmd.Flags().StringArrayVar(&f.stamps, "stamps", nil, "`DIR` of a build's stamps (tmp/stamps), after bitbake -S none TARGET: its signature files stand in for siginfo files that the cache lacks, as those of noexec tasks; may be repeated")
+	cmd.Flags().StringArrayVar(&f.records, "records", nil, "`DIR` where lychgate.bbclass of meta-lychgate wrote its records (tmp/lychgate/records): they tell what siginfo files do not, as submodules and the layers of local files; may be repeated")
 	cmd.Flags().StringVar(&f.extraFile, "extra-sources", "", "`file` with sources that SRC_URI does not name, such as submodules: a line RECIPE SRC_URI_ENTRY [REV] each")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 4, "transfers at once")
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be written, and from which sources; write nothing")
@@ -128,6 +129,7 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 	}
 	if opt.Builder == "" {
 		opt.Builder, opt.Invocation = ciJob(os.Getenv, f.invocation)
+		opt.RecordedJob = f.invocation == ""
 	}
 	var err error
 	if opt.Derive, err = f.derive(); err != nil {
@@ -150,7 +152,7 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 
 // derive reads what the siginfo files do not say.
 func (f *pushFlags) derive() (client.DeriveOptions, error) {
-	opt := client.DeriveOptions{Stamps: f.stamps}
+	opt := client.DeriveOptions{Stamps: f.stamps, Records: f.records}
 	for _, text := range f.layers {
 		layer, err := parseLayer(text)
 		if err != nil {

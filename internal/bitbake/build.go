@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,13 +38,24 @@ type order struct {
 	only  []string  // arguments that make it less than a build
 	ca    string    // file of the authority that Python trusts; empty for the system's
 	watch io.Writer // gets BitBake's output as it comes; nil for nobody
+	// layers and targets are others than the world's own; nil for those.
+	layers, targets []string
+	env             []string // beside what every build has
 }
 
 // build builds.
 func (w *world) build(ctx context.Context, o order) (result, error) {
 	name, home := o.name, o.home
 	r := result{dir: w.path("builds/" + name)}
-	layers := fmt.Sprintf("BBPATH = \"${TOPDIR}\"\nBBFILES = \"\"\nBBLAYERS = \"%s/meta %s\"\n", w.o.oecore, w.path("layer"))
+	if o.layers == nil {
+		o.layers = []string{w.path("layer")}
+	}
+	if o.targets == nil {
+		for _, recipe := range recipes() {
+			o.targets = append(o.targets, recipe.name)
+		}
+	}
+	layers := fmt.Sprintf("BBPATH = \"${TOPDIR}\"\nBBFILES = \"\"\nBBLAYERS = \"%s/meta %s\"\n", w.o.oecore, strings.Join(o.layers, " "))
 	err := errors.Join(
 		w.write("builds/"+name+"/conf/bblayers.conf", layers),
 		w.write("builds/"+name+"/conf/local.conf", buildConf+o.conf),
@@ -51,16 +63,14 @@ func (w *world) build(ctx context.Context, o order) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(w.o.bitbake, "bin/bitbake"), o.only...)
-	for _, recipe := range recipes() {
-		cmd.Args = append(cmd.Args, recipe.name)
-	}
+	cmd := exec.CommandContext(ctx, filepath.Join(w.o.bitbake, "bin/bitbake"), slices.Concat(o.only, o.targets)...)
 	cmd.Dir = r.dir
 	cmd.Env = []string{
 		"PATH=" + w.path("bin") + ":" + filepath.Join(w.o.bitbake, "bin") + ":" + os.Getenv("PATH"), "HOME=" + home,
 		"BBPATH=" + r.dir, "LC_ALL=en_US.UTF-8", "LOCPATH=" + w.path("locale"),
 		"BB_ENV_PASSTHROUGH_ADDITIONS=LOCPATH SSL_CERT_FILE",
 	}
+	cmd.Env = append(cmd.Env, o.env...)
 	if o.ca != "" {
 		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+o.ca)
 	}

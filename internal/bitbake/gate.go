@@ -58,9 +58,9 @@ func (g *gate) ready() bool {
 	return res.Body.Close() == nil && res.StatusCode == http.StatusOK
 }
 
-// push publishes a cache as CI would.
-func (g *gate) push(ctx context.Context, dir string) error {
-	return g.run(ctx, "ci", "push", dir, "--key", g.path("ci.key"))
+// push publishes a cache as CI would, with further flags.
+func (g *gate) push(ctx context.Context, dir string, flags ...string) error {
+	return g.run(ctx, "ci", "push", dir, append([]string{"--key", g.path("ci.key")}, flags...)...)
 }
 
 // pull fetches into a cache what the signatures below stamps name, as a user.

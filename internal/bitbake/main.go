@@ -1,6 +1,7 @@
 // Bitbake runs real, unmodified BitBake against a gate: it makes a small build of its own, publishes its cache, and builds from
 // nothing as a user who may read all and as one who may not, through https, ssh and sftp mirrors, and with the gate as its hash
-// equivalence server.
+// equivalence server. It also builds with the layer meta-lychgate and without: no task hash may differ, and what the layer recorded must
+// be what the gate then goes by.
 //
 //	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
 //
@@ -126,7 +127,13 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, w.close()) }()
 	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
 	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
-	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err, faults)
+	err = errors.Join(err, faults)
+	for _, b := range matching(o.only, []layerBuild{{}}) {
+		if faults := tryLayer(ctx, w); faults != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
+		}
+	}
+	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
 }
 
 // matching returns the builds whose names match.

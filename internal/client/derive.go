@@ -24,6 +24,9 @@ type DeriveOptions struct {
 	// which is tmp/stamps of a build. They stand in for siginfo files that the cache does not have: noexec tasks leave
 	// none there, and those of tasks that were not run are not downloaded.
 	Stamps []string
+	// Records are directories that lychgate.bbclass of meta-lychgate wrote to (LYCHGATE_RECORDS). What a record says of the
+	// task that a siginfo describes is added to what the siginfo says, and fills its gaps. A record takes nothing away.
+	Records []string
 	// Progress is told how many siginfo files were read; nil for silence.
 	Progress Progress
 }
@@ -49,6 +52,8 @@ type Build struct {
 	// Recorded are the payloads that it used, directly or not, whose own sources could not be derived; sorted, and not
 	// in Used. Whoever has them on record must add their sources to Inputs, which lack them.
 	Recorded []string
+	// Builder and Invocation are the CI job that made it, by its records; empty when they do not agree on one.
+	Builder, Invocation string
 	// After are the indices of the builds it used, in Derivation.Builds.
 	After []int
 
@@ -87,8 +92,8 @@ type Problem struct {
 // that works in the unpacked sources of another recipe (the gcc family) is built from that recipe's sources directly.
 // Transitive sources follow the dependencies on other recipes.
 //
-// It returns an error only when the cache cannot be listed, a directory of stamps cannot be read or holds no signature file,
-// or ctx is done.
+// It returns an error only when the cache cannot be listed, a directory of stamps cannot be read or holds no signature file, a
+// directory of records cannot be opened, or ctx is done.
 func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, error) {
 	listing, err := cache.List(ctx)
 	if err != nil {
@@ -102,7 +107,12 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 		return nil, err
 	}
 	defer signatures.close()
-	g, err := readGraph(ctx, cache, listing.Objects, signatures, opt.Progress)
+	recorded, err := openRecords(opt.Records)
+	if err != nil {
+		return nil, err
+	}
+	defer recorded.close()
+	g, err := readGraph(ctx, cache, listing.Objects, signatures, recorded, opt.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -112,12 +122,16 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	}
 	d.findComponents()
 	d.reachFetches()
+	d.spreadRecords()
 	d.groupNodes(ctx)
 	d.link()
 	d.close()
 	d.sortTable()
 	out := d.result()
 	out.Objects, out.Ignored = len(listing.Objects), listing.Ignored
+	if len(opt.Records) > 0 && !slices.ContainsFunc(g.nodes, func(n node) bool { return n.record != nil }) {
+		out.Notes = append(out.Notes, Problem{Reason: "no record is of an object of this cache"})
+	}
 	return out, ctx.Err()
 }
 
@@ -132,7 +146,8 @@ type deriver struct {
 	component []int32           // of each node: the component's root
 	facts     map[int32]*family // by root
 
-	reach [][]int32 // of each node: the do_fetch nodes it comes from, sorted
+	reach [][]int32   // of each node: the do_fetch nodes it comes from, sorted
+	recs  [][]*record // of each node: the records of what it went into, itself included
 
 	groups []group
 	of     []int32 // of each node: its group, or -1
@@ -159,6 +174,7 @@ type group struct {
 	nodes   []int32
 	root    int32 // component
 	fetches []int32
+	recs    []*record
 	direct  bits
 	inputs  bits
 	left    bits    // into deriver.left
@@ -285,14 +301,22 @@ func (d *deriver) groupNodes(ctx context.Context) {
 			continue
 		}
 		key := fmt.Sprint(root, fetches)
+		if d.gapAt(int32(i), fetches) {
+			key += fmt.Sprint(source.NewSet(recordSources(d.recs[i])).ID())
+		}
 		at, ok := byKey[key]
 		if !ok {
 			at = int32(len(d.groups))
 			byKey[key] = at
-			d.groups = append(d.groups, d.newGroup(ctx, root, fetches, memo))
+			d.groups = append(d.groups, group{root: root, fetches: fetches})
 		}
 		d.of[i] = at
-		d.groups[at].nodes = append(d.groups[at].nodes, int32(i))
+		g := &d.groups[at]
+		g.nodes = append(g.nodes, int32(i))
+		g.recs = appendNew(g.recs, d.recs[i])
+	}
+	for g := range d.groups {
+		d.findSources(ctx, &d.groups[g], memo)
 	}
 }
 
@@ -302,13 +326,15 @@ func (d *deriver) fetchesOf(i int32) ([]int32, reason) {
 	// A do_fetch that has nothing to do is not run and leaves no siginfo: then SRC_URI is known to be empty.
 	nothing := f.srcURI == empty
 	switch {
-	case n.problem != "":
+	case n.problem != "" && n.record == nil:
 		return nil, reason{text: n.problem}
 	case len(d.reach[i]) == 0:
 		f.early = append(f.early, i)
 		switch {
 		case len(f.fetches) > 0:
 			return f.fetches, reason{}
+		case len(d.recs[i]) > 0:
+			return nil, reason{}
 		case f.missing && !nothing && !f.external:
 			return nil, d.lost(d.gap(i))
 		case f.srcURI == set && !f.external:
@@ -324,6 +350,8 @@ func (d *deriver) fetchesOf(i int32) ([]int32, reason) {
 		fetch := &d.graph.nodes[j]
 		if fetch.problem == "" {
 			known = append(known, j)
+		} else if len(d.recs[i]) > 0 {
+			continue // they tell what was fetched
 		} else if own := d.component[j] == d.component[i]; !own || !nothing {
 			return nil, d.lost(fetch)
 		}
@@ -369,28 +397,39 @@ func (d *deriver) gap(i int32) *node {
 	return &nodes[members[slices.IndexFunc(members, func(m int32) bool { return nodes[m].problem != "" })]]
 }
 
-func (d *deriver) newGroup(ctx context.Context, root int32, fetches []int32, memo map[int32]fetched) group {
-	g := group{root: root, fetches: fetches}
-	for _, i := range fetches {
+// findSources fills in the direct sources of a group.
+func (d *deriver) findSources(ctx context.Context, g *group, memo map[int32]fetched) {
+	derived := map[source.Source]bool{}
+	for _, i := range g.fetches {
 		f, ok := memo[i]
 		if !ok {
-			f = d.fetch(ctx, &d.graph.nodes[i], d.elsewhere(ctx, i))
+			f = d.fetch(ctx, &d.graph.nodes[i], d.recs[i], d.elsewhere(ctx, i))
 			memo[i] = f
 		}
 		g.notes = append(g.notes, f.notes...)
 		for _, s := range f.sources {
 			g.direct.set(d.intern(s))
+			derived[s] = true
 		}
 	}
-	if recipe := d.graph.nodes[root].recipe; d.facts[root].external {
-		for _, s := range d.externalTree(recipe) {
+	if recipe := d.graph.nodes[g.root].recipe; d.facts[g.root].external {
+		for _, s := range d.externalTree(recipe, g.recs) {
 			g.direct.set(d.intern(s))
 		}
 	}
-	return g
+	for _, s := range recordSources(g.recs) {
+		g.direct.set(d.intern(s))
+	}
+	g.notes = append(g.notes, recordNotes(g.recs, derived)...)
+	for _, i := range g.nodes {
+		g.notes = append(g.notes, d.graph.nodes[i].ignored...)
+	}
 }
 
-func (d *deriver) externalTree(recipe string) []source.Source {
+func (d *deriver) externalTree(recipe string, recs []*record) []source.Source {
+	if slices.ContainsFunc(recs, func(r *record) bool { return r.external }) {
+		return d.extra[recipe] // beside what the record says
+	}
 	if extra, ok := d.extra[recipe]; ok {
 		return extra
 	}
@@ -489,6 +528,8 @@ func (d *deriver) linkNode(g, i int32) {
 		switch {
 		case same && d.graph.nodes[e.to].task == "fetch" && d.facts[b.root].srcURI == empty:
 			// It had nothing to do, and used nothing.
+		case to < 0 && same && len(d.recs[e.to]) > 0:
+			// What it used is among the inputs that the record of this build names.
 		case to < 0:
 			b.unknown = append(b.unknown, e.to)
 		case same && len(d.reach[e.to]) == 0:
@@ -595,6 +636,7 @@ func (d *deriver) build(g *group, place []int) (Build, bool) {
 		}
 	}
 	slices.Sort(b.Recorded)
+	b.Builder, b.Invocation = recordedJob(g.recs)
 	for _, i := range g.used {
 		if at, ok := d.leftAt[i]; !ok || !g.left.has(at) {
 			b.Used = append(b.Used, d.graph.nodes[i].payloads()...)

@@ -31,6 +31,10 @@ type node struct {
 	problem string   // why its siginfo is of no use; empty when it was read
 	deps    []edge
 
+	taskHash string   // that its siginfo or signature file says
+	record   *record  // what lychgate.bbclass recorded of it; nil when nothing is of use
+	ignored  []string // what is wrong with records of it
+
 	external bool                      // it names EXTERNALSRC
 	srcURI   evidence                  // what it says of SRC_URI
 	vars     map[string]string         // of a do_fetch only
@@ -60,7 +64,7 @@ type graph struct {
 
 // readGraph builds the graph from the siginfo objects of a listing, and from signature files where the cache has no siginfo.
 // Of those it reads what the cache leads to, and nothing else: they may stem from many builds.
-func readGraph(ctx context.Context, cache Cache, objects []Object, signatures *stamps, progress Progress) (*graph, error) {
+func readGraph(ctx context.Context, cache Cache, objects []Object, signatures *stamps, recorded *records, progress Progress) (*graph, error) {
 	g := &graph{byKey: map[taskKey]int32{}, named: map[execution]int32{}}
 	for _, o := range objects {
 		n := &g.nodes[g.node(taskKey{o.Ref.Recipe, o.Ref.Task, o.Ref.Hash})]
@@ -75,13 +79,16 @@ func readGraph(ctx context.Context, cache Cache, objects []Object, signatures *s
 		if n.problem == notInCache {
 			refs = n.loadStamp(ctx, signatures)
 		}
-		return refs
+		return append(refs, n.loadRecord(recorded)...)
 	})
 	progress.Finish()
 	// Each round reads the tasks that the round before was the first to refer to.
 	for at := known; err == nil && at < len(g.nodes); at = known {
 		known = len(g.nodes)
-		err = g.grow(ctx, at, func(n *node) []reference { return n.loadStamp(ctx, signatures) })
+		err = g.grow(ctx, at, func(n *node) []reference {
+			refs := n.loadStamp(ctx, signatures)
+			return append(refs, n.loadRecord(recorded)...)
+		})
 	}
 	return g, err
 }
@@ -168,6 +175,31 @@ func (n *node) loadStamp(ctx context.Context, signatures *stamps) []reference {
 	return references(info)
 }
 
+// loadRecord reads the node's record, if there is one of what its siginfo describes: with hash equivalence the siginfo may be of
+// another build, from other sources. For a task that the cache has nothing of, as those of externalsrc recipes, the record alone
+// tells.
+func (n *node) loadRecord(recorded *records) []reference {
+	alone := n.problem == notInCache && len(n.objects) == 0
+	if n.problem != "" && !alone {
+		return nil
+	}
+	r, problems := recorded.find(n.taskKey)
+	n.ignored = problems
+	if alone && r != nil {
+		n.record = r
+		return append(slices.Clone(r.inputs), r.own...)
+	}
+	if r != nil && r.taskHash != n.taskHash {
+		n.ignored = append(n.ignored, fmt.Sprintf("the record of do_%s is ignored: its siginfo is of another build, of equivalent output", n.task))
+		r = nil
+	}
+	if r == nil {
+		return nil
+	}
+	n.record = r
+	return r.inputs
+}
+
 // learn takes what a siginfo or signature file says, and reports whether it is of use.
 func (n *node) learn(info *provenance.Siginfo, err error) bool {
 	if err == nil && info.Task != "do_"+n.task {
@@ -177,7 +209,7 @@ func (n *node) learn(info *provenance.Siginfo, err error) bool {
 		n.problem = "its siginfo is of no use: " + err.Error()
 		return false
 	}
-	n.problem = ""
+	n.problem, n.taskHash = "", info.TaskHash
 	n.keep(info)
 	return true
 }

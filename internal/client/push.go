@@ -28,6 +28,8 @@ type PushOptions struct {
 	Audience   string            // the gate's own URI, which statements name; default is the Config.Gate given to New
 	Builder    string            // URI of who runs such builds
 	Invocation string            // names the run, usually its URL; may be empty
+	// RecordedJob names the CI job of a build's records in place of Builder and Invocation, where they have one.
+	RecordedJob bool
 
 	// InPlace publishes objects whose bytes the zone's mirror already holds: they are read and signed, not uploaded.
 	InPlace bool
@@ -194,6 +196,7 @@ func (p *push) missing(ctx context.Context) ([][]Object, error) {
 		b := &p.builds[i]
 		todo[i] = slices.DeleteFunc(slices.Clone(b.Objects), func(o Object) bool { return present[o.Name] && !p.Again })
 		p.report.Skipped += len(b.Objects) - len(todo[i])
+		p.report.recipe(b.Recipe).Skipped += len(b.Objects) - len(todo[i])
 		if len(todo[i]) > 0 && slices.ContainsFunc(b.Recorded, func(name string) bool { return !present[name] }) {
 			p.note(b, "a build-time input is neither derived nor at the gate: hidden from everyone where policy asks for transitive sources")
 		}
@@ -437,7 +440,7 @@ const abandonTime = 2 * time.Second
 
 func (p *push) finish(ctx context.Context, b *Build, used inputs, objects []readyObject, upload gateway.Upload, again bool) error {
 	if !p.Again && allPresent(upload) {
-		p.skip(objects, again)
+		p.skip(b, objects, again)
 		_ = p.client.abandonOnce(ctx, upload.ID) // it would expire by itself
 		return nil
 	}
@@ -502,9 +505,13 @@ func (p *push) send(ctx context.Context, id string, index int, o readyObject, he
 }
 
 func (p *push) sign(b *Build, used inputs, objects []readyObject, id string) ([]byte, error) {
+	builder, run := p.Builder, p.Invocation
+	if p.RecordedJob && b.Builder != "" {
+		builder, run = b.Builder, b.Invocation
+	}
 	s := provenance.Statement{
 		Zone: p.Zone, Audience: p.Audience, UploadID: id, Recipe: b.Recipe, Sources: b.Sources, Inputs: used.sources,
-		Artifacts: used.artifacts, Builder: p.Builder, Invocation: p.Invocation, IssuedAt: p.Now().UTC().Truncate(time.Second),
+		Artifacts: used.artifacts, Builder: builder, Invocation: run, IssuedAt: p.Now().UTC().Truncate(time.Second),
 	}
 	for _, o := range objects {
 		s.Subjects = append(s.Subjects, provenance.Subject{Name: o.Name, Digest: o.sum, Size: o.size})
@@ -525,16 +532,20 @@ func (p *push) count(b *Build, objects []readyObject, result gateway.CommitResul
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.report.Statements++
+	of := p.report.recipe(b.Recipe)
 	for _, o := range objects {
 		switch outcome[o.Name] {
 		case "stored":
 			p.report.Stored++
+			of.Stored++
 		case "confirmed":
 			p.report.Confirmed++
+			of.Confirmed++
 		case "kept":
 			p.report.Kept++
+			of.Kept++
 		default:
-			p.report.Refused = append(p.report.Refused, Problem{b.Recipe, o.Name, "the gate did not say what became of it"})
+			p.report.refuse(Problem{b.Recipe, o.Name, "the gate did not say what became of it"})
 		}
 	}
 	if p.InPlace {
@@ -543,13 +554,16 @@ func (p *push) count(b *Build, objects []readyObject, result gateway.CommitResul
 }
 
 // skip counts objects that are there already: since before the push, or by a commit whose answer was lost.
-func (p *push) skip(objects []readyObject, ours bool) {
+func (p *push) skip(b *Build, objects []readyObject, ours bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	of := p.report.recipe(b.Recipe)
 	if ours {
 		p.report.Confirmed += len(objects)
+		of.Confirmed += len(objects)
 	} else {
 		p.report.Skipped += len(objects)
+		of.Skipped += len(objects)
 	}
 	p.Progress.Add(weight(objectsOf(objects)))
 }
@@ -558,7 +572,7 @@ func (p *push) refuse(b *Build, objects []Object, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range objects {
-		p.report.Refused = append(p.report.Refused, Problem{b.Recipe, o.Name, reason})
+		p.report.refuse(Problem{b.Recipe, o.Name, reason})
 	}
 }
 

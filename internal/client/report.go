@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -28,6 +30,7 @@ type Report struct {
 	Notes      []Problem
 	Ignored    []Ignored
 	Plan       []PlannedBuild // with DryRun only
+	Recipes    []RecipeReport // sorted by name
 	Bytes      int64          // sent
 	Elapsed    time.Duration
 }
@@ -42,8 +45,58 @@ type PlannedBuild struct {
 	Recorded []string `json:"recorded,omitempty"`
 }
 
+// RecipeReport is what became of the objects of one recipe that could be derived. All its builds are in it.
+type RecipeReport struct {
+	Recipe    string `json:"recipe"`
+	Objects   int    `json:"objects"`
+	Bytes     int64  `json:"bytes"`   // of these objects; -1 when the cache does not know their sizes
+	Sources   int    `json:"sources"` // direct ones
+	Stored    int    `json:"stored"`
+	Confirmed int    `json:"confirmed"`
+	Kept      int    `json:"kept"`
+	Skipped   int    `json:"skipped"`
+	Refused   int    `json:"refused"`
+}
+
 func newReport(d *Derivation) *Report {
-	return &Report{Objects: d.Objects, Builds: len(d.Builds), Underived: d.Underived, Notes: d.Notes, Ignored: d.Ignored}
+	r := &Report{Objects: d.Objects, Builds: len(d.Builds), Underived: d.Underived, Notes: d.Notes, Ignored: d.Ignored}
+	sources := map[string]map[source.Source]bool{}
+	for i := range d.Builds {
+		b := &d.Builds[i]
+		of := r.recipe(b.Recipe)
+		for _, o := range b.Objects {
+			of.Objects++
+			if of.Bytes += o.Size; o.Size < 0 {
+				of.Bytes = math.MinInt64 / 2
+			}
+		}
+		if sources[b.Recipe] == nil {
+			sources[b.Recipe] = map[source.Source]bool{}
+		}
+		for _, s := range b.Sources {
+			sources[b.Recipe][s] = true
+		}
+		of.Sources = len(sources[b.Recipe])
+	}
+	for i := range r.Recipes {
+		r.Recipes[i].Bytes = max(r.Recipes[i].Bytes, -1)
+	}
+	return r
+}
+
+// recipe returns the report of a recipe, which it makes if need be. It is good until the next call.
+func (r *Report) recipe(name string) *RecipeReport {
+	i, ok := slices.BinarySearchFunc(r.Recipes, name, func(of RecipeReport, name string) int { return strings.Compare(of.Recipe, name) })
+	if !ok {
+		r.Recipes = slices.Insert(r.Recipes, i, RecipeReport{Recipe: name})
+	}
+	return &r.Recipes[i]
+}
+
+// refuse counts objects that the gate did not take.
+func (r *Report) refuse(p Problem) {
+	r.Refused = append(r.Refused, p)
+	r.recipe(p.Recipe).Refused++
 }
 
 // plan makes r the report of a dry run.
@@ -99,6 +152,7 @@ type reportJSON struct {
 	Refused        []Problem      `json:"refused"`
 	Notes          []Problem      `json:"notes"`
 	Ignored        []Ignored      `json:"ignored"`
+	Recipes        []RecipeReport `json:"recipes"`
 	Plan           []PlannedBuild `json:"plan,omitempty"`
 	Bytes          int64          `json:"bytes"`
 	ElapsedSeconds float64        `json:"elapsed_seconds"`
@@ -108,7 +162,7 @@ type reportJSON struct {
 func (r *Report) WriteJSON(w io.Writer) error {
 	j := reportJSON{
 		r.DryRun, r.Objects, r.Builds, r.Statements, r.Stored, r.Confirmed, r.Kept, r.Skipped,
-		r.Underived, r.Refused, r.Notes, r.Ignored, r.Plan, r.Bytes, r.Elapsed.Seconds(),
+		r.Underived, r.Refused, r.Notes, r.Ignored, r.Recipes, r.Plan, r.Bytes, r.Elapsed.Seconds(),
 	}
 	if err := json.MarshalWrite(w, j, jsontext.WithIndent("  ")); err != nil {
 		return fmt.Errorf("write report: %w", err)
@@ -125,6 +179,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	t := &lines{w: w}
 	for _, b := range r.Plan {
 		t.plan(b)
+	}
+	if !r.DryRun {
+		t.recipes(r.Recipes)
 	}
 	t.problems("refused", r.Refused)
 	t.problems("could not be derived, and was not pushed", r.Underived)
@@ -185,6 +242,21 @@ func (t *lines) plan(b PlannedBuild) {
 	}
 	for _, name := range b.Recorded {
 		t.line("  and by what the gate has on record of %s", printable(name))
+	}
+}
+
+// recipes prints what became of each recipe for which anything was done.
+func (t *lines) recipes(list []RecipeReport) {
+	for _, of := range list {
+		if of.Stored+of.Confirmed+of.Kept+of.Refused == 0 {
+			continue
+		}
+		size := ""
+		if of.Bytes >= 0 {
+			size = ", " + byteCount(of.Bytes)
+		}
+		t.line("%s: %d objects%s, %d sources: %d stored, %d confirmed, %d kept, %d already there, %d refused",
+			printable(of.Recipe), of.Objects, size, of.Sources, of.Stored, of.Confirmed, of.Kept, of.Skipped, of.Refused)
 	}
 }
 

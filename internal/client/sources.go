@@ -30,20 +30,25 @@ type entry struct {
 }
 
 // fetch reads SRC_URI and the resolved revisions from the variables of a do_fetch.
-func (d *deriver) fetch(ctx context.Context, n *node, more func(string) (string, bool)) fetched {
+// What it does not say the records of what was built from it may.
+func (d *deriver) fetch(ctx context.Context, n *node, recs []*record, more func(string) (string, bool)) fetched {
 	x := &expander{recipe: n.recipe, vars: n.vars, more: more}
 	var out fetched
 	entries, err := x.entries(n.vars["SRC_URI"])
 	if err != nil {
-		out.add(unresolvable("SRC_URI of %s needs %v", printable(n.recipe), err))
+		if len(recs) == 0 {
+			out.add(unresolvable("SRC_URI of %s needs %v", printable(n.recipe), err))
+		}
 		return out
 	}
 	if !assignRevisions(entries, n.vars[fetchedRevisions]) {
 		out.note("the revisions of its repositories are unknown: there are not as many as repositories")
 	}
-	local := false
+	local, told := false, tells(recs, entries)
 	for i, e := range entries {
 		switch {
+		case e.err != nil && told:
+			// The records have it, beside all others.
 		case e.err != nil:
 			out.add(unresolvable("SRC_URI entry %d of %s needs %v", i+1, printable(n.recipe), e.err))
 		case e.scheme == "file":
@@ -51,11 +56,11 @@ func (d *deriver) fetch(ctx context.Context, n *node, more func(string) (string,
 		default:
 			out.add(source.Parse(e.text, e.rev))
 		}
-		if e.scheme == "gitsm" {
-			out.add(d.submodules(n.recipe)...)
+		if e.scheme == "gitsm" && (e.err == nil || !told) {
+			out.add(d.submodules(n.recipe, e, recs)...)
 		}
 	}
-	if local {
+	if local && !tellsFiles(recs, entries) {
 		out.add(d.local(ctx, n)...)
 	}
 	return out
@@ -69,8 +74,14 @@ func unresolvable(format string, args ...any) source.Source {
 	return source.Source{Type: source.Unresolvable, Reason: fmt.Sprintf(format, args...)}
 }
 
-// submodules are the repositories that a gitsm:// entry pulls in, which only the operator knows.
-func (d *deriver) submodules(recipe string) []source.Source {
+// submodules are the repositories that a gitsm:// entry pulls in, which only records and the operator know.
+func (d *deriver) submodules(recipe string, e entry, recs []*record) []source.Source {
+	s := source.Parse(e.text, e.rev)
+	for _, r := range recs {
+		if modules, ok := r.modules[s]; ok {
+			return append(slices.Clone(modules), d.extra[recipe]...)
+		}
+	}
 	if extra, ok := d.extra[recipe]; ok {
 		return extra
 	}
