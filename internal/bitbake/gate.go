@@ -36,13 +36,14 @@ func startGate(ctx context.Context, w *world, name string) (*gate, error) {
 		text, _ := os.ReadFile(w.path(name + ".log"))
 		return strings.Contains(string(text), "\nThe gate is open")
 	}
-	var err error
-	g.process, err = server.Start(ctx, w.dir, name, nil, opened,
-		w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
-	if err != nil {
-		return nil, err
-	}
-	return g, nil
+	return g, g.serve(ctx, opened)
+}
+
+// serve starts the gate's process, also again, and waits until it is open.
+func (g *gate) serve(ctx context.Context, opened func() bool) (err error) {
+	g.process, err = server.Start(ctx, g.w.dir, g.name, nil, opened,
+		g.w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
+	return err
 }
 
 func (g *gate) stop() { g.process.Stop() }
@@ -68,16 +69,19 @@ func (g *gate) push(ctx context.Context, dir string) error {
 func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, stop func(), err error) {
 	control := g.w.path("agents/" + name + ".sock")
 	opened := func() bool {
-		text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
-		conf = string(text)
-		return err == nil
+		return exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() == nil
 	}
 	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, g.w.o.gate, "agent", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
 		"--token-file", tokenFile, "--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"))
 	if err != nil {
 		return "", nil, err
 	}
-	return conf, process.Stop, nil
+	text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
+	if err != nil {
+		process.Stop()
+		return "", nil, err
+	}
+	return string(text), process.Stop, nil
 }
 
 // counts are what the gate has answered so far, by a few words that say what.
