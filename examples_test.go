@@ -81,9 +81,27 @@ func TestExamplePolicy(t *testing.T) {
 	}
 }
 
-// jobScript returns what the job of a CI example runs, in the shells that it uses.
-func jobScript(t *testing.T, name string) []string {
+// exampleJob is a job of a CI example, and the zone that it writes to.
+type exampleJob struct{ file, job, zone string }
+
+var jobExamples = []exampleJob{
+	{"gitlab-ci.yml", "build-main", "main"},
+	{"gitlab-ci.yml", "build-review", "review"},
+	{"github-actions.yml", "build-main", "main"},
+	{"github-actions.yml", "build-review", "review"},
+	{"Jenkinsfile", "build-main", "main"},
+}
+
+// jobScript returns what a job runs, in the shells that it uses.
+func jobScript(t *testing.T, j exampleJob) []string {
 	t.Helper()
+	if j.file == "Jenkinsfile" {
+		var shells []string
+		for _, m := range regexp.MustCompile(`(?s)sh '''(.*?)'''`).FindAllStringSubmatch(string(example(t, j.file)), -1) {
+			shells = append(shells, m[1])
+		}
+		return shells
+	}
 	type step struct {
 		Run string `yaml:"run"`
 	}
@@ -92,36 +110,33 @@ func jobScript(t *testing.T, name string) []string {
 		After  []string `yaml:"after_script"`
 		Steps  []step   `yaml:"steps"`
 	}
-	var gitlab map[string]job
+	gitlab := map[string]job{}
 	var github struct {
 		Jobs map[string]job `yaml:"jobs"`
 	}
-	if name == "github-actions.yml" {
-		if err := yaml.Unmarshal(example(t, name), &github); err != nil {
+	if j.file == "github-actions.yml" {
+		if err := yaml.Unmarshal(example(t, j.file), &github); err != nil {
 			t.Fatal(err)
 		}
 		var shells []string
-		for _, s := range github.Jobs["build-main"].Steps {
+		for _, s := range github.Jobs[j.job].Steps {
 			if s.Run != "" {
 				shells = append(shells, s.Run)
 			}
 		}
 		return shells
 	}
-	if err := yaml.Unmarshal(example(t, name), &gitlab); err != nil {
+	if err := yaml.Unmarshal(example(t, j.file), &gitlab); err != nil {
 		t.Fatal(err)
 	}
-	main := gitlab["build-main"]
-	return []string{strings.Join(main.Script, "\n"), strings.Join(main.After, "\n")}
+	return []string{strings.Join(gitlab[j.job].Script, "\n"), strings.Join(gitlab[".build"].After, "\n")}
 }
-
-var jobExamples = []string{"gitlab-ci.yml", "github-actions.yml"}
 
 // TestExampleCommands: what the unit and the CI jobs run are verbs and flags of the command.
 func TestExampleCommands(t *testing.T) {
 	var lines []string
-	for _, name := range jobExamples {
-		lines = append(lines, jobScript(t, name)...)
+	for _, j := range jobExamples {
+		lines = append(lines, jobScript(t, j)...)
 	}
 	for _, unit := range []string{"systemd/lychgate.service", "systemd/user/lychgate-agent.service"} {
 		for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, unit)), -1) {
@@ -134,7 +149,7 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 8 {
+	if checked != 2+3*len(jobExamples) {
 		t.Errorf("%d commands were checked", checked)
 	}
 }
@@ -142,7 +157,7 @@ func TestExampleCommands(t *testing.T) {
 // TestExampleJob runs the CI jobs as a runner would, with stubs for BitBake and the gate's own command: they sign in before anything
 // asks the gate, push in any case, sign out, and fail when the build failed or anything was not pushed.
 func TestExampleJob(t *testing.T) {
-	for _, name := range jobExamples {
+	for _, j := range jobExamples {
 		for _, tc := range []struct{ build, push, want int }{
 			{0, 0, 0},
 			{0, 3, 3},
@@ -151,24 +166,27 @@ func TestExampleJob(t *testing.T) {
 			{1, 3, 3},
 			{1, 1, 1},
 		} {
-			code, did := runJob(t, jobScript(t, name), tc.build, tc.push)
+			code, did := runJob(t, jobScript(t, j), tc.build, tc.push)
 			if code != tc.want {
-				t.Errorf("%s: build %d, push %d: exit code %d, want %d", name, tc.build, tc.push, code, tc.want)
+				t.Errorf("%v: build %d, push %d: exit code %d, want %d", j, tc.build, tc.push, code, tc.want)
 			}
-			want := regexp.MustCompile(`^login --ci\nbuild\npush \S*sstate-cache --zone main --key \S+ --stamps tmp/stamps --quiet\nlogout\n$`)
+			want := regexp.MustCompile(`^login --ci\nbuild\npush \S*sstate-cache --zone ` + j.zone + ` --key \S+ --stamps tmp/stamps --quiet\nlogout\n$`)
 			if !want.MatchString(did) {
-				t.Errorf("%s: build %d, push %d: it did\n%s", name, tc.build, tc.push, did)
+				t.Errorf("%v: build %d, push %d: it did\n%s", j, tc.build, tc.push, did)
 			}
 		}
 	}
 }
+
+// reviewMirror is what a job of the zone review tells BitBake.
+const reviewMirror = "SSTATE_MIRRORS = \"file://.* https://gate.example.com:8443/sstate/review/PATH;downloadfilename=PATH\"\n"
 
 // runJob runs the shells of a job, the last of them in any case, and returns the first failure's exit code and what was done.
 func runJob(t *testing.T, shells []string, build, push int) (code int, did string) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"oe-init-build-env": "cd .\n",
+		"oe-init-build-env": "mkdir -p conf\n",
 		"bitbake":           fmt.Sprintf("#!/bin/sh\ntest \"$1\" = -S && exit\necho build >>did\nexit %d\n", build),
 		"lychgate":          fmt.Sprintf("#!/bin/sh\necho \"$@\" >>did\ntest \"$1\" != push || exit %d\n", push),
 	} {
@@ -182,7 +200,7 @@ func runJob(t *testing.T, shells []string, build, push int) (code int, did strin
 		}
 		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-c", shell)
 		cmd.Dir = dir
-		cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin", "SSTATE=sstate-cache", "SIGNING_KEY=key"}
+		cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin", "SSTATE=sstate-cache", "SIGNING_KEY=key", "REVIEW_KEY=key", "LYCHGATE_GATE=https://gate.example.com:8443"}
 		out, err := cmd.CombinedOutput()
 		if err != nil && code == 0 {
 			code = cmd.ProcessState.ExitCode()
@@ -193,15 +211,18 @@ func runJob(t *testing.T, shells []string, build, push int) (code int, did strin
 	if err != nil {
 		t.Error(err)
 	}
+	if conf, err := os.ReadFile(filepath.Join(dir, "conf/auto.conf")); err == nil && string(conf) != reviewMirror {
+		t.Errorf("the job's mirror is %q", conf)
+	}
 	return code, string(text)
 }
 
 // TestExampleAudience: the jobs' ID tokens are made for the example's gate, and it has a rule for each issuer.
 func TestExampleAudience(t *testing.T) {
 	cfg := exampleConfig(t)
-	for _, name := range jobExamples {
-		if !strings.Contains(string(example(t, name)), "LYCHGATE_GATE: "+cfg.HTTPS.Audience+"\n") {
-			t.Errorf("%s is for another gate than %s", name, cfg.HTTPS.Audience)
+	for _, j := range jobExamples {
+		if !regexp.MustCompile(`LYCHGATE_GATE(: | = ')` + regexp.QuoteMeta(cfg.HTTPS.Audience) + `'?\n`).Match(example(t, j.file)) {
+			t.Errorf("%v is for another gate than %s", j, cfg.HTTPS.Audience)
 		}
 	}
 	if !strings.Contains(string(example(t, "gitlab-ci.yml")), "aud: "+cfg.HTTPS.Audience+"\n") {
@@ -213,7 +234,7 @@ func TestExampleAudience(t *testing.T) {
 			profiles = append(profiles, rule.Profile)
 		}
 	}
-	if !slices.Equal(profiles, []string{"gitlab", "github"}) {
+	if !slices.Equal(profiles, []string{"gitlab", "gitlab", "github", "github", "generic"}) {
 		t.Errorf("the example's gate has rules for %q", profiles)
 	}
 }

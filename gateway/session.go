@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -150,21 +149,13 @@ func (s *Session) Presence(ctx context.Context, zone string, names []string) ([]
 	}
 	batch := presenceBatch{session: s, zone: zone, id: newRequestID(), left: len(names)}
 	for i, name := range names {
-		if ctx.Err() != nil {
-			return nil, unavailable("answer a batch", ctx.Err())
-		}
 		ref, err := artifact.Parse(z.Zone, name)
 		if err != nil {
 			continue
 		}
-		r := authz.Request{Action: authz.Stat, Door: s.door.Name, Principal: s.principal, Ref: ref}
-		answer, err := s.gate.Authorizer.Decide(ctx, &r)
-		err = outcome(&answer, err)
-		if errors.Is(err, ErrUnavailable) {
+		if present[i], err = s.isThere(ctx, &batch, ref); err != nil {
 			return nil, err
 		}
-		present[i] = err == nil
-		batch.add(&r, &answer)
 	}
 	return present, batch.close()
 }

@@ -9,6 +9,7 @@ package gateway
 //	POST   /v1/uploads/{id}/commit         a DSSE envelope -> 201 CommitResult; 422 when the statement is refused
 //	DELETE /v1/uploads/{id}                -> 204
 //	POST   /v1/presence                    PresenceRequest -> PresenceReply; text/plain with ?zone=Z: a name a line -> "1" or "0" a line
+//	POST   /v1/names                       NamesRequest -> NamesReply
 //	POST   /v1/why                         WhyRequest -> Why
 //	GET    /v1/whoami                      -> Whoami
 //	POST   /v1/token                       TokenRequest -> 201 TokenReply; Authorization: Bearer ID-TOKEN exchanges one, once
@@ -95,6 +96,17 @@ type PresenceRequest struct {
 // PresenceReply answers in the order of the names.
 type PresenceReply struct {
 	Present []bool `json:"present"`
+}
+
+// NamesRequest asks what is published under hashes, of 64 hex digits each.
+type NamesRequest struct {
+	Zone   string   `json:"zone"`
+	Hashes []string `json:"hashes"`
+}
+
+// NamesReply holds the names of the archives that the asker may read, in no order.
+type NamesReply struct {
+	Names []string `json:"names"`
 }
 
 // WhyRequest asks why an object is there for the asker or not.

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/authz/artifact"
-	"github.com/lychgate/lychgate/authz/authn"
 	"github.com/lychgate/lychgate/gateway/hashserv"
 	"github.com/lychgate/lychgate/internal/agent"
 	"github.com/lychgate/lychgate/internal/client"
@@ -33,6 +32,7 @@ const (
 // agentFlags is how an agent is to run.
 type agentFlags struct {
 	remote
+	signIn                     agentSignIn
 	control, spool, cache, log string
 	listen, hash               []string
 	spoolGiB, cacheGiB         int64
@@ -51,13 +51,16 @@ It listens on loopback or a unix socket alone, and serves nobody but the user th
 interrupt. It logs to standard error. What to write into local.conf is printed by lychgate agent env; how it is doing, by
 lychgate agent status. Sockets that systemd hands over are served too, and then the default places are not.
 
-The token is read again when its file changes: run lychgate login, and a running agent goes on with the new one.`,
+It signs in by itself with the SSH keys that ssh-agent holds and the git server knows, single sign-on, or a CI job's ID token, and renews its
+token (--sign-in). Where there is a token already, as lychgate login leaves it in .netrc, it uses that: it is read again when its file changes, and
+a running agent goes on with the new one.`,
 		Example: `  lychgate agent --gate https://gate.example.com:8443
   lychgate agent --gate https://gate.example.com:8443 --hash main=127.0.0.1:8475
   lychgate agent env >> conf/local.conf`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.flags(cmd)
+	f.signIn.flags(cmd)
 	f.controlFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.listen, "listen", nil, "`HOST:PORT` of loopback, or unix:PATH, for BitBake; may be given again; default "+agentPlace)
 	cmd.Flags().StringArrayVar(&f.hash, "hash", nil, "serve hash equivalence of a zone: `ZONE=HOST:PORT` of loopback; may be given again; none serves none; default "+agentZone+"="+agentHashPlace+" beside the default of --listen")
@@ -104,7 +107,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer places.close()
-	a, err := f.agent(c, places, log)
+	credentials, renewer, err := f.credentials(cmd, c)
+	if err != nil {
+		return err
+	}
+	a, err := f.agent(c, credentials, places, log)
 	if err != nil {
 		return err
 	}
@@ -112,13 +119,17 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		log.Info("the agent serves BitBake", "listen", ln.Addr().String(), "gate", f.gate)
 	}
 	running, ctx := errgroup.WithContext(cmd.Context())
+	if renewer != nil {
+		defer endToken(renewer)
+		running.Go(func() error { return renewer.Run(ctx) })
+	}
 	running.Go(func() error { return a.Serve(ctx, places.http...) })
 	running.Go(func() error { return a.ServeControl(ctx, places.control) })
 	return running.Wait()
 }
 
 // agent makes the agent.
-func (f *agentFlags) agent(c *client.Client, places *agentPlaces, log *slog.Logger) (*agent.Agent, error) {
+func (f *agentFlags) agent(c *client.Client, credentials agent.Credentials, places *agentPlaces, log *slog.Logger) (*agent.Agent, error) {
 	if f.spoolGiB < 1 {
 		return nil, usageError("--spool-size %d: want at least 1", f.spoolGiB)
 	}
@@ -133,10 +144,6 @@ func (f *agentFlags) agent(c *client.Client, places *agentPlaces, log *slog.Logg
 		}
 		spool = filepath.Join(dir, "lychgate", "spool")
 	}
-	credentials, err := f.stored(c.Host())
-	if err != nil {
-		return nil, err
-	}
 	conf := agent.Config{
 		Client: c, Gate: f.gate, Credentials: credentials, Spool: spool, SpoolBytes: f.spoolGiB << 30, Cache: f.cache, CacheBytes: f.cacheGiB << 30,
 		AnyUser: f.anyUser, Log: log,
@@ -149,23 +156,6 @@ func (f *agentFlags) agent(c *client.Client, places *agentPlaces, log *slog.Logg
 		return nil, &exitError{code: exitUsage, err: err}
 	}
 	return a, nil
-}
-
-// stored returns the credential that the flags name. What it is, is found out when it is needed: one may sign in later.
-func (f *agentFlags) stored(host string) (*agent.Stored, error) {
-	switch {
-	case f.certFile != "":
-		return agent.NewStored("", func() (authn.Secret, error) { return authn.Secret{}, nil }), nil
-	case f.tokenFile != "":
-		return agent.NewStored(f.tokenFile, func() (authn.Secret, error) { return f.token(host) }), nil
-	case os.Getenv("LYCHGATE_TOKEN") != "":
-		return agent.NewStored("", func() (authn.Secret, error) { return f.token(host) }), nil
-	}
-	netrc, err := client.OpenNetrc(f.netrc, os.Getenv)
-	if err != nil {
-		return nil, usageError("no token, and %w", err)
-	}
-	return agent.NewStored(netrc.Path(), func() (authn.Secret, error) { return f.token(host) }), nil
 }
 
 // agentPlaces is where an agent listens.

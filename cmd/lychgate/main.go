@@ -102,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but somethi
 		return usageError("%w\nsee: %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newServe(), newQuickstart(), newAgent(), newPush(), newImport(), newVerify(), newGet(), newPresence(), newWhy(), newLogin(), newLogout(),
+		newServe(), newQuickstart(), newAgent(), newPush(), newImport(), newVerify(), newPull(), newGet(), newPresence(), newWhy(), newLogin(), newLogout(),
 		newWhoami(), newToken(), newRevoke(), newInvalidate(), newExplain(), newAccess(), newForge(), newHash(), newPolicy(), newAudit(), newConfig(), newVersion(),
 	)
 	return root

@@ -30,6 +30,9 @@ func (h *handler) api(segments []string, name *string) {
 		h.only(http.MethodPost, func() { h.presence(query) })
 	case query != "":
 		notFound(h.w)
+	case match(segments, "v1", "names"):
+		*name = "presence"
+		h.only(http.MethodPost, h.names)
 	case match(segments, "v1", "why"):
 		*name = "presence"
 		h.only(http.MethodPost, h.why)
@@ -90,6 +93,19 @@ func (h *handler) only(method string, f func()) {
 		return
 	}
 	f()
+}
+
+func (h *handler) names() {
+	var req gateway.NamesRequest
+	if !h.read(&req, h.server.gate.Limits.PresenceNames+1) {
+		return
+	}
+	names, err := h.session.Names(h.r.Context(), req.Zone, req.Hashes)
+	if err != nil {
+		h.fail(err)
+		return
+	}
+	h.reply(http.StatusOK, gateway.NamesReply{Names: names})
 }
 
 func (h *handler) why() {

@@ -34,6 +34,7 @@ type order struct {
 	name  string
 	home  string    // whose .netrc and ssh_config apply
 	conf  string    // lines of configuration beside buildConf: mirrors and servers
+	only  []string  // arguments that make it less than a build
 	ca    string    // file of the authority that Python trusts; empty for the system's
 	watch io.Writer // gets BitBake's output as it comes; nil for nobody
 }
@@ -50,7 +51,7 @@ func (w *world) build(ctx context.Context, o order) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(w.o.bitbake, "bin/bitbake"))
+	cmd := exec.CommandContext(ctx, filepath.Join(w.o.bitbake, "bin/bitbake"), o.only...)
 	for _, recipe := range recipes() {
 		cmd.Args = append(cmd.Args, recipe.name)
 	}

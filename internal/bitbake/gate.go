@@ -36,7 +36,10 @@ func startGate(ctx context.Context, w *world, name string) (*gate, error) {
 		text, _ := os.ReadFile(w.path(name + ".log"))
 		return strings.Contains(string(text), "\nThe gate is open")
 	}
-	return g, g.serve(ctx, opened)
+	if err := g.serve(ctx, opened); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // serve starts the gate's process, also again, and waits until it is open.
@@ -61,27 +64,37 @@ func (g *gate) ready() bool {
 
 // push publishes a cache as CI would.
 func (g *gate) push(ctx context.Context, dir string) error {
-	return command(ctx, g.w.dir, nil, g.w.o.gate, "push", dir, "--quiet", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
-		"--token-file", g.path("ci.token"), "--key", g.path("ci.key"))
+	return g.run(ctx, "ci", "push", dir, "--key", g.path("ci.key"))
+}
+
+// pull fetches into a cache what the signatures below stamps name, as a user.
+func (g *gate) pull(ctx context.Context, user, dir, stamps string) error {
+	return g.run(ctx, user, "pull", dir, "--stamps", stamps)
+}
+
+// run runs a verb as a user.
+func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string) error {
+	args := append([]string{verb, dir, "--quiet", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"), "--token-file", g.path(user + ".token")}, flags...)
+	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
 }
 
 // agent starts an agent with a token, and returns what it says that conf/local.conf needs.
 func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, stop func(), err error) {
 	control := g.w.path("agents/" + name + ".sock")
 	opened := func() bool {
-		return exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() == nil
+		if exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() != nil {
+			return false // env would tell the default places
+		}
+		text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
+		conf = string(text)
+		return err == nil
 	}
 	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, g.w.o.gate, "agent", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
 		"--token-file", tokenFile, "--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"))
 	if err != nil {
 		return "", nil, err
 	}
-	text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
-	if err != nil {
-		process.Stop()
-		return "", nil, err
-	}
-	return string(text), process.Stop, nil
+	return conf, process.Stop, nil
 }
 
 // counts are what the gate has answered so far, by a few words that say what.

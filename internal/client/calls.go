@@ -50,6 +50,23 @@ func (c *Client) Presence(ctx context.Context, zone string, names []string) ([]b
 	return present, nil
 }
 
+// Names returns the names of the archives of zone that are published under hashes, of 64 hex digits each, and that the asker may read. They
+// come in no order.
+func (c *Client) Names(ctx context.Context, zone string, hashes []string) ([]string, error) {
+	var names []string
+	for batch := range slices.Chunk(hashes, presenceBatch) {
+		var reply gateway.NamesReply
+		err := c.call(ctx, request{
+			op: "ask for names", method: http.MethodPost, path: []string{"v1", "names"}, send: gateway.NamesRequest{Zone: zone, Hashes: batch}, into: &reply,
+		})
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, reply.Names...)
+	}
+	return names, nil
+}
+
 // Why asks why an object of zone is there for the asker or not.
 func (c *Client) Why(ctx context.Context, zone, name string) (gateway.Why, error) {
 	var w gateway.Why

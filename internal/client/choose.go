@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync"
 
 	"github.com/lychgate/lychgate/gateway"
 )
@@ -180,4 +181,48 @@ func (w Choice) person(info gateway.SignIn) (TokenSource, error) {
 		s.Flow = s.Person.Device
 	}
 	return s, nil
+}
+
+// Later returns a source that chooses when it is first asked for a token, and again as long as it cannot: for what starts while the gate is away.
+// It is safe for concurrent use.
+func Later(w Choice) TokenSource { return &laterSource{choice: w} }
+
+type laterSource struct {
+	choice Choice
+
+	mu     sync.Mutex // guards chosen
+	chosen TokenSource
+}
+
+// Token implements [TokenSource].
+func (l *laterSource) Token(ctx context.Context, c *Client, r gateway.TokenRequest) (gateway.TokenReply, error) {
+	source, err := l.choose(ctx, c)
+	if err != nil {
+		return gateway.TokenReply{}, err
+	}
+	return source.Token(ctx, c, r)
+}
+
+func (l *laterSource) choose(ctx context.Context, c *Client) (TokenSource, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.chosen != nil {
+		return l.chosen, nil
+	}
+	var err error
+	l.chosen, err = ChooseSource(ctx, c, l.choice)
+	if err != nil {
+		l.chosen = nil
+	}
+	return l.chosen, err
+}
+
+// String says what was chosen.
+func (l *laterSource) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.chosen == nil {
+		return "a way to sign in that is still to be found"
+	}
+	return l.chosen.String()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,5 +189,40 @@ func TestKeysElse(t *testing.T) {
 	}
 	if refused != 1 || minted != 3 || len(said) != 1 || !strings.Contains(said[0], "signing in with ssh at 127.0.0.1:2222") || source.String() != "ssh at 127.0.0.1:2222" {
 		t.Errorf("%d refusals, said %q, %s", refused, said, source)
+	}
+}
+
+// TestLater: what cannot be chosen yet is chosen later, once.
+func TestLater(t *testing.T) {
+	asked, away := 0, true
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if away {
+			refuse(w, http.StatusBadRequest, "not yet", "")
+			return
+		}
+		_ = json.MarshalWrite(w, gateway.SignIn{Resource: "http://" + r.Host})
+	}))
+	defer server.Close()
+	c, err := New(Config{Gate: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(t.TempDir(), "token")
+	source := Later(Choice{Way: ByJob, IDTokenFile: token})
+	if _, err := source.Token(t.Context(), c, gateway.TokenRequest{}); err == nil || !strings.Contains(err.Error(), "not yet") {
+		t.Errorf("%v", err)
+	}
+	if text := source.String(); !strings.Contains(text, "still to be found") {
+		t.Error(text)
+	}
+	away = false
+	for range 2 {
+		if _, err := source.Token(t.Context(), c, gateway.TokenRequest{}); err == nil || !strings.Contains(err.Error(), token) {
+			t.Errorf("%v", err)
+		}
+	}
+	if asked != 2 || strings.Contains(source.String(), "still to be found") {
+		t.Errorf("the gate was asked %d times; %s", asked, source)
 	}
 }
