@@ -36,13 +36,17 @@ func startGate(ctx context.Context, w *world, name string) (*gate, error) {
 		text, _ := os.ReadFile(w.path(name + ".log"))
 		return strings.Contains(string(text), "\nThe gate is open")
 	}
-	var err error
-	g.process, err = server.Start(ctx, w.dir, name, nil, opened,
-		w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
-	if err != nil {
+	if err := g.serve(ctx, opened); err != nil {
 		return nil, err
 	}
 	return g, nil
+}
+
+// serve starts the gate's process, also again, and waits until it is open.
+func (g *gate) serve(ctx context.Context, opened func() bool) (err error) {
+	g.process, err = server.Start(ctx, g.w.dir, g.name, nil, opened,
+		g.w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
+	return err
 }
 
 func (g *gate) stop() { g.process.Stop() }

@@ -82,6 +82,7 @@ const pulled = "pull"
 type build struct {
 	scheme, user string
 	shared       bool // ssh connections are
+	away         bool // the gate is, from when BitBake has been told what is there, and before it fetches it
 }
 
 // cases are the builds, in order. The stranger's refused attempts come last: a gate slows down who has many.
@@ -93,6 +94,7 @@ func cases() []build {
 		{scheme: pulled, user: "bob"},
 		{scheme: "agent", user: "alice"},
 		{scheme: "agent", user: "bob"},
+		{scheme: "agent", user: "alice", away: true},
 		{scheme: "ssh", user: "alice"},
 		{scheme: "ssh", user: "bob"},
 		{scheme: "ssh", user: "alice", shared: true},
@@ -106,6 +108,9 @@ func cases() []build {
 func (b build) name() string {
 	if b.shared {
 		return b.scheme + "-" + b.user + "-shared"
+	}
+	if b.away {
+		return b.scheme + "-" + b.user + "-away"
 	}
 	return b.scheme + "-" + b.user
 }
@@ -161,8 +166,8 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 			return r, err
 		}
 	}
-	if r.result, err = t.w.build(ctx, o); err != nil {
-		return r, err
+	if r.result, err = t.run(ctx, b, o); err != nil || b.away {
+		return r, err // a gate that was started again counts from the beginning
 	}
 	if r.counts, err = t.gate.counts(ctx); err != nil {
 		return r, err
@@ -171,6 +176,31 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 		r.counts[what] -= n
 	}
 	return r, t.checkTrail(ctx, b, last)
+}
+
+// run builds. A gate that is to be away is so until the build has ended.
+func (t *trial) run(ctx context.Context, b build, o order) (result, error) {
+	if !b.away {
+		return t.w.build(ctx, o)
+	}
+	w := &watcher{wanted: []byte("Sstate summary"), seen: make(chan struct{})}
+	o.watch = w
+	ended, killed := make(chan struct{}), make(chan bool, 1)
+	go func() {
+		select {
+		case <-w.seen:
+			t.gate.process.Kill()
+			killed <- true
+		case <-ended:
+			killed <- false
+		}
+	}()
+	r, err := t.w.build(ctx, o)
+	close(ended)
+	if !<-killed {
+		return r, errors.Join(err, errors.New("BitBake asked for nothing"))
+	}
+	return r, errors.Join(err, t.gate.serve(ctx, t.gate.ready))
 }
 
 // pull fetches what a build will want, as docs/bitbake.md says.
@@ -268,9 +298,12 @@ func (t *trial) checkWork(b build, r *row) error {
 	var faults []error
 	var compiles, restored []string
 	for _, recipe := range recipes() {
-		if !b.reads(recipe) {
+		if !b.reads(recipe) || b.away && slices.Contains(r.result.compiled, recipe.name) {
 			compiles = append(compiles, recipe.name)
 		}
+	}
+	if b.away && len(compiles) == 0 {
+		faults = append(faults, errors.New("all was fetched before the gate was away"))
 	}
 	for _, name := range t.objects {
 		if !slices.Contains(compiles, recipeOf(name)) {
@@ -284,7 +317,7 @@ func (t *trial) checkWork(b build, r *row) error {
 	}
 	var err error
 	r.same, err = sameBytes(t.cache, filepath.Join(r.result.dir, "sstate"), restored)
-	if err != nil || (r.same == 0) != (len(restored) == 0) {
+	if err != nil || (r.same == 0) != (len(restored) == 0) && !b.away {
 		faults = append(faults, fmt.Errorf("%d objects restored: %w", r.same, err))
 	}
 	if output, err := os.ReadFile(outputOf(r.result.dir)); err != nil || string(output) != string(t.output) {
