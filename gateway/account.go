@@ -178,7 +178,7 @@ func (s *Session) Link(ctx context.Context, idToken authn.Secret) error {
 	return nil
 }
 
-// Explain says why the principal may or may not read the object at path. The whole answer is for the zone's administrators. Whoever may read
+// Explain says why the principal may or may not read the object at path. The whole answer is for those who administer the zone and its bases. Whoever may read
 // the object is not told of sources that they may not read: of other statements, or of what it was built with. To others it is
 // ErrNotFound, since it would tell them that the object is there.
 func (s *Session) Explain(ctx context.Context, zone, path string) (*authz.Explanation, error) {
@@ -195,8 +195,7 @@ func (s *Session) Explain(ctx context.Context, zone, path string) (*authz.Explan
 	if x == nil {
 		return nil, unavailable("explain", err)
 	}
-	_, err = s.mayIn(ctx, authz.Admin, z.Name)
-	admin := err == nil
+	admin := s.administers(ctx, z.Name)
 	e := s.event("explain", newRequestID())
 	e.Action, e.Zone, e.Object.Path = string(authz.Read), z.Name, ref.Name()
 	e.Decision = audit.Decision{Verdict: x.Verdict, Rule: x.Rule, Reasons: x.Reasons, Policy: x.Policy, FactAge: -1}

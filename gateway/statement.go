@@ -11,7 +11,7 @@ import (
 
 // Statement returns a signed statement about the object at path, a DSSE envelope, so that others can verify what they got by the signer's
 // key and not by the gate's word. A statement names every repository that the object was built from and with, which may be more than the
-// right to the object asks for: it is for whoever may read all of them, and for the zone's administrators. For others it is ErrNotFound, as
+// right to the object asks for: it is for whoever may read all of them, and for those who administer the zone and its bases. For others it is ErrNotFound, as
 // when there is none.
 func (s *Session) Statement(ctx context.Context, zone, path string) ([]byte, error) {
 	z, err := s.zone(zone)
@@ -51,16 +51,12 @@ func (s *Session) Statement(ctx context.Context, zone, path string) ([]byte, err
 
 // statementOf chooses among the claims of an explanation, the one that published the object before others.
 func (s *Session) statementOf(ctx context.Context, z Zone, x *authz.Explanation) (digest artifact.Digest, ok bool) {
-	admin := func() bool {
-		_, err := s.mayIn(ctx, authz.Admin, z.Name)
-		return err == nil
-	}
 	for _, c := range x.Claims {
 		if c.Statement == "" {
 			continue
 		}
 		readsAll := !slices.ContainsFunc(c.Sources, hidden) && !slices.ContainsFunc(c.Inputs, hidden)
-		if c.Verdict == authz.Allow.String() && readsAll || admin() {
+		if c.Verdict == authz.Allow.String() && readsAll || s.administers(ctx, z.Name) {
 			digest, err := artifact.ParseDigest(c.Statement)
 			return digest, err == nil
 		}

@@ -18,7 +18,7 @@ const (
 	WhyUnavailable = "unavailable" // a git server cannot be asked, so it is not there for now
 )
 
-// Why says why the object at path is there for the principal or not, as far as its zone tells. Administrators of the zone are always told.
+// Why says why the object at path is there for the principal or not, as far as its zone tells. Administrators of the zone and its bases are always told.
 func (s *Session) Why(ctx context.Context, zone, path string) (Why, error) {
 	z, err := s.zone(zone)
 	if err != nil {
@@ -32,8 +32,7 @@ func (s *Session) Why(ctx context.Context, zone, path string) (Why, error) {
 	if x == nil {
 		return Why{}, unavailable("say why", err)
 	}
-	_, err = s.mayIn(ctx, authz.Admin, z.Name)
-	why := whyOf(x, z.TellWhy || err == nil)
+	why := whyOf(x, s.gate.tellsWhy(z.Name) || s.administers(ctx, z.Name))
 	if why.State != WhyPresent {
 		why.Contact = s.gate.Contact
 	}
@@ -44,6 +43,21 @@ func (s *Session) Why(ctx context.Context, zone, path string) (Why, error) {
 		return Why{}, err
 	}
 	return why, nil
+}
+
+// tellsWhy reports whether a zone tells, and each of its bases, of which it would tell as well.
+func (g *Gateway) tellsWhy(zone string) bool {
+	return !slices.ContainsFunc(g.Authorizer.Chain(zone), func(in string) bool { return !g.zones[in].TellWhy })
+}
+
+// administers reports whether the principal administers a zone and all of its bases: what is in a base is its own administrators' to know.
+func (s *Session) administers(ctx context.Context, zone string) bool {
+	for _, in := range s.gate.Authorizer.Chain(zone) {
+		if _, err := s.mayIn(ctx, authz.Admin, in); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // whyOf cuts an explanation down to what the asker may know.

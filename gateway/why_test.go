@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 	"testing"
 
@@ -64,6 +65,26 @@ func TestWhy(t *testing.T) {
 		}
 		if asked != 4 {
 			t.Errorf("the trail knows %d questions of bob", asked)
+		}
+	}
+}
+
+// TestWhyOfABase: a zone tells nothing of its base that the base does not tell, neither to everybody nor to its own administrators.
+func TestWhyOfABase(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{Review: true, ReviewTells: true, ReviewAdmins: []string{"carol"}})
+	o := gwtest.NewObject("secret", "package")
+	g.Publish([]gwtest.Object{o}, privateSource)
+	for _, user := range []string{"bob", "carol"} {
+		for _, name := range []string{o.Name, gwtest.NewObject("nothing", "package").Name} {
+			if got, err := g.As(user).Client().Why(t.Context(), "review", name); err != nil || got.State != gateway.WhyHidden || len(got.Missing) > 0 {
+				t.Errorf("%s, %.20s: %+v, %v", user, name, got, err)
+			}
+			if x, err := sessionOf(t, g, user).Explain(t.Context(), "review", name); !errors.Is(err, gateway.ErrNotFound) {
+				t.Errorf("%s, %.20s is explained: %+v, %v", user, name, x, err)
+			}
+		}
+		if _, err := g.As(user).Client().Statement(t.Context(), "review", o.Name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s got a statement: %v", user, err)
 		}
 	}
 }

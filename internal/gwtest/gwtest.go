@@ -82,6 +82,8 @@ type Options struct {
 	Admins       []string       // users who administer main
 	TellWhy      bool           // main tells why something is not there
 	Review       bool           // add the zone "review", which has main as its base
+	ReviewTells  bool           // review tells why something is not there
+	ReviewAdmins []string       // users who administer review
 	JournalFS    audit.FS
 	Blobs        func(gateway.Blobs) gateway.Blobs     // wraps the blob directory
 	Journal      func(gateway.Journal) gateway.Journal // wraps the journal
@@ -223,6 +225,9 @@ func (g *Gate) rules(o Options) {
 	if o.Review {
 		cfg.Zones = append(cfg.Zones, artifact.Zone{Name: "review", Base: "main", Review: true})
 		cfg.Grants = append(cfg.Grants, authz.Grant{Role: "writer", Zone: "review", Users: []string{Forge + "/ci", Forge + "/bob"}})
+		for _, name := range o.ReviewAdmins {
+			cfg.Grants = append(cfg.Grants, authz.Grant{Role: "admin", Zone: "review", Users: []string{Forge + "/" + name}})
+		}
 	}
 	for _, p := range o.Public {
 		pattern, err := source.ParsePattern(p)
@@ -286,7 +291,7 @@ func (g *Gate) assemble(o Options) {
 	}
 	zones := []gateway.Zone{main}
 	if o.Review {
-		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}})
+		zones = append(zones, gateway.Zone{Zone: artifact.Zone{Name: "review", Base: "main", Review: true}, TellWhy: o.ReviewTells})
 	}
 	if o.Hash == nil {
 		o.Hash = g.hashZone(o)
