@@ -420,6 +420,13 @@ func (d *deriver) findSources(ctx context.Context, g *group, memo map[int32]fetc
 	for _, s := range recordSources(g.recs) {
 		g.direct.set(d.intern(s))
 	}
+	if slices.ContainsFunc(g.nodes, func(i int32) bool { return d.gapAt(i, g.fetches) }) {
+		for _, r := range g.recs {
+			for _, s := range r.unknown() {
+				g.direct.set(d.intern(s))
+			}
+		}
+	}
 	g.notes = append(g.notes, recordNotes(g.recs, derived)...)
 	for _, i := range g.nodes {
 		g.notes = append(g.notes, d.graph.nodes[i].ignored...)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -115,7 +114,33 @@ func (p *pull) run(ctx context.Context) error {
 		p.out.Pulled = len(there)
 		return nil
 	}
+	if err := p.makeRoom(); err != nil {
+		return err
+	}
+	defer p.root.Remove(pullRoom) // unless another pull is under way
 	return p.fetchAll(ctx, there)
+}
+
+const (
+	// pullRoom is where objects are until they are whole.
+	pullRoom = ".lychgate-pull"
+	// pullAbandoned is how old one is there when no pull writes it any more.
+	pullAbandoned = 24 * time.Hour
+)
+
+// makeRoom makes the place for objects under way, and removes what pulls that were killed left there.
+func (p *pull) makeRoom() error {
+	if err := p.root.MkdirAll(pullRoom, 0o777); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(p.root.FS(), pullRoom)
+	for _, entry := range entries {
+		info, gone := entry.Info()
+		if gone == nil && time.Since(info.ModTime()) > pullAbandoned {
+			_ = p.root.Remove(filepath.Join(pullRoom, entry.Name())) // another pull may have been faster
+		}
+	}
+	return err
 }
 
 // wanted returns the names of all objects, each archive with its siginfo file, in an order that has those beside each other.
@@ -217,7 +242,7 @@ func (p *pull) download(ctx context.Context, name string) (n int64, err error) {
 	if err := mkdirAll(p.root, filepath.Dir(name)); err != nil {
 		return 0, &diskFault{err}
 	}
-	part := filepath.Join(filepath.Dir(name), ".pull-"+filepath.Base(name)[max(0, len(filepath.Base(name))-200):])
+	part := filepath.Join(pullRoom, rand.Text())
 	f, err := p.root.Create(part)
 	if err != nil {
 		return 0, &diskFault{err}
@@ -279,11 +304,7 @@ func TextHashes(text io.Reader) ([]string, error) {
 
 // WriteJSON writes it as one JSON object, for machines.
 func (p *Pulled) WriteJSON(w io.Writer) error {
-	if err := json.MarshalWrite(w, p, jsontext.WithIndent("  ")); err != nil {
-		return fmt.Errorf("write what was pulled: %w", err)
-	}
-	_, err := io.WriteString(w, "\n")
-	return err
+	return writeJSON(w, p)
 }
 
 // WriteText writes it for people.

@@ -252,6 +252,24 @@ func (r *record) sources() []source.Source {
 	return append(out, r.tree...)
 }
 
+// unknown is what the record knows to be there and not what it is: an unresolvable source for each. Where it stands in for a siginfo file nobody
+// else says so.
+func (r *record) unknown() []source.Source {
+	var out []source.Source
+	for _, f := range r.files {
+		if f.source.Type == source.Unresolvable {
+			out = append(out, f.source)
+		}
+	}
+	if r.lost {
+		out = append(out, unresolvable("submodules of %s are not listed", printable(r.key.recipe)))
+	}
+	return out
+}
+
+// whole reports whether the record knows all that it names.
+func (r *record) whole() bool { return len(r.unknown()) == 0 }
+
 // records are the directories that lychgate.bbclass wrote records to. It is safe for concurrent use.
 type records struct{ dirs []*os.Root }
 
@@ -389,11 +407,11 @@ func recordNotes(recs []*record, derived map[source.Source]bool) []string {
 }
 
 // tells reports whether one of the records has all entries of SRC_URI: as many, and each that could be expanded. What could not may
-// have submodules, so then the record must know them all.
+// have submodules or be a local file, so then the record must know all that it names.
 func tells(recs []*record, entries []entry) bool {
 	return slices.ContainsFunc(recs, func(r *record) bool {
 		for _, e := range entries {
-			if e.err == nil && !r.has(e) || e.err != nil && r.lost {
+			if e.err == nil && !r.has(e) || e.err != nil && !r.whole() {
 				return false
 			}
 		}

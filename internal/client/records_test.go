@@ -167,6 +167,28 @@ func TestDeriveByRecords(t *testing.T) {
 			want: map[string]string{all: "team/app@1111 team/meta-acme@2222 ?local files of app come from a layer that is not given | team/app@1111 team/meta-acme@2222 ?local files of app come from a layer that is not given"},
 		},
 		{
+			name: "inline Python that is a local file, and its layer is not known", tasks: chain("app", "1", git("team/app")+" ${@patch(d)}", rev1),
+			change: func(m map[string]any) {
+				m["sources"] = []any{recordEntryOf(git("team/app"), rev1)}
+				m["files"] = []any{map[string]any{"name": "fix.patch", "unknown": "no repository"}}
+			},
+			want: map[string]string{all: "team/app@1111 ?SRC_URI entry 2 of app needs inline Python, which only BitBake can evaluate | team/app@1111 ?SRC_URI entry 2 of app needs inline Python, which only BitBake can evaluate"},
+		},
+		{
+			name: "a noexec task on the way to do_fetch, and what the record does not know", tasks: slices.Concat(chain("lib", "2", git("pub/lib"), rev2), cached),
+			change: func(m map[string]any) {
+				e := recordEntryOf(gitsmApp, rev1)
+				e["unknown"] = "its clone is gone"
+				m["sources"] = []any{e}
+				m["files"] = []any{map[string]any{"name": "fix.patch", "unknown": "no repository"}}
+			},
+			want: map[string]string{
+				"app fetch,recipe_qa":                 "team/app@1111 | team/app@1111",
+				"app populate_sysroot":                "team/app@1111 ?local files of app: no repository ?submodules of app are not listed | team/app@1111 ?local files of app: no repository ?submodules of app are not listed",
+				strings.Replace(all, "app", "lib", 1): "pub/lib@2222 | pub/lib@2222",
+			},
+		},
+		{
 			name: "what the cache has nothing of is known by its record alone", tasks: chain("user", "3", git("pub/user"), rev1, "app:populate_sysroot=s1"),
 			change: func(m map[string]any) {
 				m["tree"] = map[string]any{"url": "https://git.example.com/team/app.git", "rev": rev2}

@@ -164,7 +164,12 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		r.DryRun, r.Objects, r.Builds, r.Statements, r.Stored, r.Confirmed, r.Kept, r.Skipped,
 		r.Underived, r.Refused, r.Notes, r.Ignored, r.Recipes, r.Plan, r.Bytes, r.Elapsed.Seconds(),
 	}
-	if err := json.MarshalWrite(w, j, jsontext.WithIndent("  ")); err != nil {
+	return writeJSON(w, j)
+}
+
+// writeJSON writes a report as one JSON object.
+func writeJSON(w io.Writer, report any) error {
+	if err := json.MarshalWrite(w, report, jsontext.WithIndent("  ")); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	_, err := io.WriteString(w, "\n")

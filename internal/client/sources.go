@@ -36,7 +36,7 @@ func (d *deriver) fetch(ctx context.Context, n *node, recs []*record, more func(
 	var out fetched
 	entries, err := x.entries(n.vars["SRC_URI"])
 	if err != nil {
-		if len(recs) == 0 {
+		if !slices.ContainsFunc(recs, (*record).whole) {
 			out.add(unresolvable("SRC_URI of %s needs %v", printable(n.recipe), err))
 		}
 		return out

@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -257,11 +255,7 @@ func (v *verification) judge(name string, found digest, fault error) {
 
 // WriteJSON writes it as one JSON object, for machines.
 func (v *Verification) WriteJSON(w io.Writer) error {
-	if err := json.MarshalWrite(w, v, jsontext.WithIndent("  ")); err != nil {
-		return fmt.Errorf("write what was verified: %w", err)
-	}
-	_, err := io.WriteString(w, "\n")
-	return err
+	return writeJSON(w, v)
 }
 
 // WriteText writes for people: what failed, and who signed how much of the rest.
