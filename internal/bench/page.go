@@ -2,7 +2,7 @@ package main
 
 const pageHead = `# How fast
 
-This page is written by ` + "`make bench ARGS=\"-o docs/performance.md\"`" + `, which starts each peer and the gate in turn on one machine, drives all of
+This page is written by ` + "`make bench ARGS=\"-o FILE\"`" + `, which starts each peer and the gate in turn on one machine, drives all of
 them with the same load generator, and compares. Nothing in it is by hand. The targets are those of the design.
 
 `
