@@ -132,7 +132,7 @@ func TestRenewer(t *testing.T) {
 				t.Errorf("renewed at %v", s.times())
 			}
 		}
-		if n := len(s.times()); n != 5 {
+		if n := len(s.times()); n != 4 && n != 5 { // 32.7 hours, in steps of 7.4 to 8.4
 			t.Errorf("%d tokens", n)
 		}
 	})
@@ -246,6 +246,7 @@ func TestRenewerOutage(t *testing.T) {
 				renewToken(t, r, "lyg_1")
 				s.set(func(s *renewSource) { s.err = row.err })
 				time.Sleep(11 * time.Hour)
+				synctest.Wait() // an attempt may be made at this very moment
 				renewToken(t, r, "lyg_1")
 				if status := r.Status(); !errors.Is(status.Err, row.err) || status.User == "" || !status.Next.After(time.Now()) {
 					t.Errorf("%+v", status)
