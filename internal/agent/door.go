@@ -150,10 +150,13 @@ func (a *Agent) complain(ctx context.Context, err error) {
 	var refusal *client.Error
 	var token *tokenError
 	var disk *diskError
+	var unverified *unverifiedError
 	switch {
 	case isAbsent(err), errors.Is(err, errLost), errors.As(err, &token):
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
+	case errors.As(err, &unverified):
+		a.warn.add(unverified.cause, "an object is withheld, since nobody you trust vouches for it: "+err.Error())
 	case errors.As(err, &disk):
 		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails: "+err.Error())
 	case errors.Is(err, errSpoolFull):
