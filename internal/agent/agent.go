@@ -87,6 +87,7 @@ type Agent struct {
 	vouch    *vouching // nil unless statements are asked for
 	spool    *spool
 	warn     *warnings
+	recent   recent
 	count    counts
 	hashes   []*hashZone
 

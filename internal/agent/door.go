@@ -87,6 +87,7 @@ func (a *Agent) answerPresence(w http.ResponseWriter, r *http.Request, k key) {
 	if err != nil {
 		a.complain(r.Context(), err)
 	}
+	a.note(r.Context(), k, there, err)
 	a.count.answered(there, err)
 	if !there {
 		w.WriteHeader(http.StatusNotFound)
@@ -103,10 +104,12 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	o, err := a.obtain(w, r, k, promised)
 	if err != nil {
 		a.complain(r.Context(), err)
+		a.note(r.Context(), k, false, err)
 		a.count.failed(err)
 		http.NotFound(w, r)
 		return
 	}
+	a.note(r.Context(), k, true, nil)
 	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size}
 	defer func() { a.spool.release(o, body.ended) }()
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -142,6 +145,13 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 				w.WriteHeader(http.StatusContinue)
 			}
 		}
+	}
+}
+
+// note remembers what BitBake is told, unless it does not wait for it.
+func (a *Agent) note(ctx context.Context, k key, there bool, err error) {
+	if ctx.Err() == nil {
+		a.recent.note(k, there, err, a.conf.Now())
 	}
 }
 

@@ -114,7 +114,9 @@ func TestUnverified(t *testing.T) {
 			if status == 0 {
 				status = 200
 			}
-			h.spy.breaks(func(r *http.Request) (*http.Response, error) { return vouchAnswer(status, bytes.NewReader(row.body))(r) })
+			h.spy.breaks(func(r *http.Request) (*http.Response, error) {
+				return vouchAnswer(status, bytes.NewReader(row.body))(r)
+			})
 			want := 404
 			if row.there {
 				want = 200
