@@ -60,6 +60,11 @@ type Config struct {
 	Quiet time.Duration
 	// Hash opens hash equivalence: for each zone, the gate's server. See [Hash].
 	Hash []Hash
+	// Verifier says whose word counts about what an object is. When there is one, an object is handed out only when a signed statement that it
+	// opens names the object with its digest; nil: the gate's word is enough.
+	Verifier Verifier
+	// VerifyZones are the zones that such a statement may have been made for; none: any.
+	VerifyZones []string
 	// AnyUser serves every user of this machine on TCP, for systems on which the owner of a connection cannot be found out.
 	AnyUser bool
 	Log     *slog.Logger // nil discards
@@ -79,8 +84,10 @@ type Agent struct {
 	log      *slog.Logger
 	link     *link
 	presence *presence
+	vouch    *vouching // nil unless statements are asked for
 	spool    *spool
 	warn     *warnings
+	recent   recent
 	count    counts
 	hashes   []*hashZone
 
@@ -105,6 +112,7 @@ func New(conf Config) (*Agent, error) {
 	a.count.started = conf.Now()
 	a.link = &link{client: conf.Client, creds: conf.Credentials, now: conf.Now, warn: a.warn, log: conf.Log}
 	a.presence = &presence{agent: a, pending: map[string]*batch{}}
+	a.vouch = newVouching(conf, a.link)
 	a.spool = newSpool(a)
 	if conf.Cache != "" {
 		var err error

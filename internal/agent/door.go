@@ -87,6 +87,7 @@ func (a *Agent) answerPresence(w http.ResponseWriter, r *http.Request, k key) {
 	if err != nil {
 		a.complain(r.Context(), err)
 	}
+	a.note(r.Context(), k, there, err)
 	a.count.answered(there, err)
 	if !there {
 		w.WriteHeader(http.StatusNotFound)
@@ -103,10 +104,12 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	o, err := a.obtain(w, r, k, promised)
 	if err != nil {
 		a.complain(r.Context(), err)
+		a.note(r.Context(), k, false, err)
 		a.count.failed(err)
 		http.NotFound(w, r)
 		return
 	}
+	a.note(r.Context(), k, true, nil)
 	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size}
 	defer func() { a.spool.release(o, body.ended) }()
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -145,15 +148,25 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 	}
 }
 
+// note remembers what BitBake is told, unless it does not wait for it.
+func (a *Agent) note(ctx context.Context, k key, there bool, err error) {
+	if ctx.Err() == nil {
+		a.recent.note(k, there, err, a.conf.Now())
+	}
+}
+
 // complain says why something cannot be had. Each cause is said once.
 func (a *Agent) complain(ctx context.Context, err error) {
 	var refusal *client.Error
 	var token *tokenError
 	var disk *diskError
+	var unverified *unverifiedError
 	switch {
 	case isAbsent(err), errors.Is(err, errLost), errors.As(err, &token):
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
+	case errors.As(err, &unverified):
+		a.warn.add(unverified.cause, "an object is withheld, since nobody you trust vouches for it: "+err.Error())
 	case errors.As(err, &disk):
 		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails: "+err.Error())
 	case errors.Is(err, errSpoolFull):

@@ -214,7 +214,7 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if held != nil || s.cache != nil {
+	if held != nil || s.cache != nil || s.agent.vouch != nil {
 		asked := s.agent.conf.Now()
 		var digest artifact.Digest
 		generation, err := s.agent.link.do(ctx, getAttempts, func(c *client.Client) (err error) {
@@ -222,6 +222,9 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 			return err
 		})
 		if err != nil {
+			return nil, err
+		}
+		if err := s.agent.vouch.check(ctx, k, digest); err != nil {
 			return nil, err
 		}
 		if held != nil && digest == held.digest {
@@ -272,6 +275,9 @@ func (s *spool) download(ctx context.Context, k key) (*object, error) {
 		}
 		return err
 	})
+	if err == nil {
+		err = s.agent.vouch.check(ctx, k, o.digest) // these may be other bytes than those that were asked about
+	}
 	if err != nil {
 		w.discard()
 		return nil, err
@@ -289,7 +295,7 @@ func (s *spool) land(k key, f *flight, held, o *object, err error) {
 	now := s.agent.conf.Now()
 	if held != nil {
 		s.leave(held)
-		if o != held && (o != nil || isAbsent(err)) {
+		if o != held && (o != nil || isAbsent(err) || isUnverified(err)) {
 			s.drop(held)
 		}
 	}
@@ -438,6 +444,12 @@ func (w *spoolWriter) Write(p []byte) (int, error) {
 		return n, &diskError{err}
 	}
 	return n, nil
+}
+
+// isUnverified reports whether an error says that nobody who is trusted vouches for the object.
+func isUnverified(err error) bool {
+	var unverified *unverifiedError
+	return errors.As(err, &unverified)
 }
 
 // isAbsent reports whether an error says that the gate has no such object for the user.
