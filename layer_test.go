@@ -112,3 +112,125 @@ run("remote", "rename", "origin", "upstream")
 assert "unknown" in git.describe(top)
 `, dir)
 }
+
+// layerBitBake stands in for BitBake in tests of the layer: a bb that notes what is said, and a data store.
+const layerBitBake = `
+import os, sys, types
+
+said = []
+bb = types.ModuleType("bb")
+for level in "note", "warn", "error", "debug":
+    setattr(bb, level, lambda *args, level=level: said.append((level, args[-1])))
+sys.modules["bb"] = bb
+
+class Data(dict):
+    def getVar(self, name, expand=True):
+        return self.get(name)
+`
+
+// TestLayerFollow: the layer starts one push for a build and tells it when the build is over; whatever is wrong is said, and raises nothing.
+func TestLayerFollow(t *testing.T) {
+	dir := t.TempDir()
+	// What stands in for lychgate goes on until its standard input ends.
+	program := `#!/bin/sh
+echo "$@" >>"$TRACE"
+printf '{"pid":%d,"pushed":3,"error":"'"$FAULT"'"}\n' $$ >"$4/push.lock"
+cat >/dev/null
+echo "$AFTER"
+exit "$CODE"
+`
+	if err := os.WriteFile(filepath.Join(dir, "lychgate"), []byte(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	layerPython(t, layerBitBake+`
+import time
+from lychgate import files, follow
+
+top = sys.argv[1]
+
+def build(name, environment={}, **more):
+    values = {"PATH": top + ":" + os.environ["PATH"], "TRACE": top + "/trace", "CODE": "0", "AFTER": "", "FAULT": ""}
+    values.update(environment)
+    d = Data(LYCHGATE_PUSH="1", LYCHGATE_PROGRAM="lychgate", LYCHGATE_PUSH_WAIT="60", LYCHGATE_PUSH_ARGS="--zone 'a b'", TOPDIR=top,
+             LYCHGATE_DIR=top + "/" + name, LYCHGATE_RECORDS=top + "/" + name + "/records", SSTATE_DIR=top + "/" + name + "/sstate",
+             LYCHGATE_PUSH_LOG=top + "/" + name + "/push.log", BB_ORIGENV=Data(values))
+    d.update(more)
+    return d
+
+def started():
+    return open(top + "/trace").read().splitlines() if os.path.exists(top + "/trace") else []
+
+def await_state(d):
+    for _ in range(6000):
+        if files.read(d["LYCHGATE_RECORDS"] + "/push.lock"):
+            return
+        time.sleep(0.01)
+    assert False, "nothing was started"
+
+def expect(level, *words):
+    got = list(said)
+    said.clear()
+    assert len(got) == 1 and got[0][0] == level and all(w in got[0][1] for w in words), got
+
+# Not wanted, and over without having begun.
+for value in "0", "", "no", None:
+    d = build("off", LYCHGATE_PUSH=value)
+    follow.started(d)
+    follow.completed(d)
+assert not said and not started() and not os.path.exists(top + "/off"), (said, started())
+
+# One, also when the build starts for two machines; told once that it is over.
+d = build("one")
+follow.started(d)
+follow.started(d)
+await_state(d)
+assert started() == ["push %s --records %s --follow --quiet --zone a b" % (d["SSTATE_DIR"], d["LYCHGATE_RECORDS"])], started()
+follow.completed(d)
+follow.completed(d)
+expect("note", "3 objects pushed, see ", "/one/push.log")
+
+# The next build keeps the log of the one before.
+follow.started(d)
+follow.completed(d)
+said.clear()
+assert len(started()) == 2 and os.path.exists(top + "/one/push.log.1")
+
+# It fails: the last thing it said is told, without passwords.
+d = build("bad", {"CODE": "1", "AFTER": "lychgate: no https://me:s3cret@h/x"})
+follow.started(d)
+await_state(d)
+follow.completed(d)
+expect("warn", "3 objects pushed", "exit code 1", "lychgate: no https://h/x")
+
+# Nobody waits for it unless told so.
+for fault, level, words in ("", "note", "3 objects pushed so far, the others follow"), ("the gate is away", "warn", "so far, and it is tried again"):
+    d = build("later" + level, {"FAULT": fault, "AFTER": "done"}, LYCHGATE_PUSH_WAIT="0")
+    follow.started(d)
+    await_state(d)
+    process = follow._running[d["LYCHGATE_RECORDS"]]
+    held, process.stdin = process.stdin, open(os.devnull, "w")  # it goes on for as long as the test wants
+    follow.completed(d)
+    expect(level, words, fault)
+    held.close()
+    process.wait()
+
+# What cannot be started.
+for what, more, words in (
+    ("missing", {"LYCHGATE_PROGRAM": "no-such-program"}, "no-such-program is not to be found"),
+    ("malformed", {"LYCHGATE_PUSH_ARGS": "--zone '"}, "No closing quotation"),
+    ("full", {"SSTATE_DIR": "/dev/full/x"}, "Not a directory"),
+):
+    d = build(what, **more)
+    follow.started(d)
+    expect("warn", "this build is not pushed", words)
+    follow.completed(d)
+    assert not said, said
+
+# A state that is no such thing, and a time to wait that is none.
+d = build("odd", LYCHGATE_PUSH_WAIT="soon")
+follow.started(d)
+await_state(d)
+follow.completed(d)
+expect("warn", "cannot be told")
+`, dir)
+}
