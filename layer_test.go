@@ -19,6 +19,16 @@ func TestLayer(t *testing.T) {
 	if theirs, err := os.ReadFile("layers/meta-lychgate/COPYING.Apache-2.0"); err != nil || !bytes.Equal(ours, theirs) {
 		t.Errorf("the layer's licence is another: %v", err)
 	}
+	readme, err := os.ReadFile("layers/meta-lychgate/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What yocto-check-layer looks for, and people in its place.
+	for _, want := range []string{"## Table of contents", "## Dependencies", "branch: scarthgap", "## Patches", "## Maintainer", "@"} {
+		if !bytes.Contains(readme, []byte(want)) {
+			t.Errorf("the layer's README has no %q", want)
+		}
+	}
 	modules, err := filepath.Glob("layers/meta-lychgate/lib/lychgate/*.py")
 	if err != nil || len(modules) == 0 {
 		t.Fatalf("%d modules: %v", len(modules), err)
@@ -233,4 +243,102 @@ await_state(d)
 follow.completed(d)
 expect("warn", "cannot be told")
 `, dir)
+}
+
+// TestLayerClient: the gate alone is shown the certificate, by both ways that BitBake has; what cannot be used is one warning. Which name
+// goes to sftp is what it takes for a name.
+func TestLayerClient(t *testing.T) {
+	layerPython(t, layerBitBake+`
+import ssl, threading
+from lychgate import client
+
+GATE = "https://gate.example.com:8443"
+d = Data(LYCHGATE_GATE=GATE, LYCHGATE_TLS_CERT="/c", LYCHGATE_TLS_KEY="", LYCHGATE_CA="/ca", LYCHGATE_DIR=sys.argv[1])
+both = {"cert": "/c", "key": "/c", "ca": "/ca"}
+for url, want in (
+    (GATE + "/sstate/main/x;downloadfilename=x", both), ("https://GATE.example.com:8443/x", both), ("https://me:x@gate.example.com:8443/x", both),
+    ("https://gate.example.com/x", None), ("http://gate.example.com:8443/x", None), ("https://gate.example.com.evil:8443/x", None),
+    ("https://gate.example.com:8443@evil/x", None), ("https://gate.example.com:port/x", None), ("sftp://gate.example.com:8443/x", None),
+):
+    assert client.settings(url, d) == want, (url, client.settings(url, d))
+assert client.settings("https:///x", Data(LYCHGATE_GATE="")) is None and client.settings("x", Data()) is None
+assert client.settings("https://h/x", Data(LYCHGATE_GATE="https://h:443/")) == {"cert": None, "key": None, "ca": None}
+
+class UD:
+    url = GATE + "/sstate/main/x"
+
+class Other:
+    url = "https://elsewhere.example.com/x"
+
+made = []
+used = []
+class Context:
+    def load_verify_locations(self, cafile):
+        used.append(("ca", cafile))
+    def load_cert_chain(self, cert, key, password):
+        used.append((cert, key))
+        try:
+            password()
+        except ValueError:
+            used.append("no passphrase")
+
+class Wget:
+    def checkstatus(self, fetch, ud, d, again=True):
+        ssl.create_default_context()
+        return self.checkstatus(fetch, ud, d, False) if again else "asked"
+    def download(self, ud, d):
+        made.append(self.basecmd)
+        raise RuntimeError("broken off")
+
+ssl.create_default_context = lambda: Context()
+for _ in range(2):
+    client.wrap(ssl, "create_default_context", client.context)
+    client.wrap(Wget, "checkstatus", client.wget_checkstatus)
+    client.wrap(Wget, "download", client.wget_download)
+w = Wget()
+assert w.checkstatus(None, Other, d) == "asked" and not used, used
+assert w.checkstatus(None, UD, d) == "asked" and used == [("ca", "/ca"), ("/c", "/c"), "no passphrase"] * 2, used
+used.clear()
+ssl.create_default_context()
+assert not used
+with client.asking(both, d):
+    other = threading.Thread(target=ssl.create_default_context)
+    other.start()
+    other.join()
+assert not used
+
+flags = ["--certificate=/c", "--private-key=/c", "--ca-certificate=/ca"]
+for before, ud, want in (
+    (["wget", "--x"], UD, ["wget", "--x"] + flags), ("wget --x", UD, "wget --x " + " ".join(flags)), (["wget"], Other, ["wget"]),
+):
+    w.basecmd = before
+    try:
+        w.download(ud, d)
+    except RuntimeError:
+        pass
+    assert made.pop() == want and w.basecmd == before, (before, want)
+
+# A file that is not there.
+class Strict(Context):
+    def load_verify_locations(self, cafile):
+        raise FileNotFoundError(cafile)
+bad = client.context(lambda: Strict())
+with client.asking(both, d):
+    bad()
+    bad()
+assert [level for level, _ in said] == ["warn", "debug"] and "without LYCHGATE_TLS_CERT" in said[0][1], said
+
+class URI:
+    hostname, port, userinfo, path = "gate", None, "", "/main/universal/ab/sstate:a-native:x:1.0~rc1+git:r0:x:14:ab_deploy.tar.zst"
+
+assert client.question(URI) == (["sftp", "-oBatchMode=yes", "-b", "-", "gate"], 'ls -1 "%s"\n' % URI.path)
+URI.port, URI.userinfo, URI.path = 2222, "me", "/~/x"
+assert client.question(URI) == (["sftp", "-oBatchMode=yes", "-b", "-", "-P", "2222", "me@gate"], 'ls -1 "x"\n')
+for path in '/a"\n!touch x', "/a*", "/a b", "/[a]", "/a?", "", "/~/-l", "/\\x":
+    URI.path = path
+    assert client.question(URI) == (None, None), path
+URI.path = "/a"
+for URI.userinfo, URI.hostname in ("", "-oProxyCommand=x"), ("-oProxyCommand=x", "gate"), ("me", None):
+    assert client.question(URI) == (None, None)
+`, t.TempDir())
 }

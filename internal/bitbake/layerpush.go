@@ -38,7 +38,7 @@ func pushCases() []pushBuild {
 		{way: "waiting", conf: "LYCHGATE_PUSH_WAIT = \"120\"\n", says: "objects pushed, see "},
 		{way: "away", away: true, says: "objects pushed so far", warnings: -1},
 		{way: "missing", conf: "LYCHGATE_PROGRAM = \"no-such-lychgate\"\n", says: "this build is not pushed", warnings: 1, none: true},
-		{way: "interrupted", says: "objects pushed so far", during: (*pushing).interrupt, exit: func(code int) bool { return code != 0 }},
+		{way: "interrupted", warnings: -1, during: (*pushing).interrupt, exit: func(code int) bool { return code != 0 }},
 		{way: "killed", during: (*pushing).kill, exit: func(code int) bool { return code != 0 }},
 		{way: "resident", conf: resident, says: "objects pushed so far", during: (*pushing).letGo},
 		{way: "resident", conf: resident + "REMARK = \"# again\"\n", says: "objects pushed so far", during: (*pushing).letGo},
