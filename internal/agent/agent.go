@@ -65,9 +65,10 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
-	create   func(dir string) (spoolFile, error)
-	patience time.Duration
+	// create makes a file of the spool, patience is how often a client that waits is told to go on, and unread how long one may take nothing: for
+	// tests.
+	create           func(dir string) (spoolFile, error)
+	patience, unread time.Duration
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -136,6 +137,7 @@ func (conf Config) withDefaults() Config {
 		conf.Now = time.Now
 	}
 	conf.patience = cmp.Or(conf.patience, patienceTime)
+	conf.unread = cmp.Or(conf.unread, unreadTime)
 	if conf.create == nil {
 		conf.create = createFile
 	}

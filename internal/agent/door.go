@@ -17,6 +17,10 @@ import (
 // patienceTime is how often a client that waits for a download is told to go on waiting. BitBake gives up after 100 s of silence.
 const patienceTime = 25 * time.Second
 
+// unreadTime is how long a client may take nothing of an object that it downloads: then its connection is closed, and the room freed that the object
+// takes. wget comes back for the rest when somebody wakes it.
+const unreadTime = 2 * time.Minute
+
 // ServeHTTP answers BitBake: /ZONE/PATH, HEAD and GET. Whatever cannot be had is 404, and nothing else.
 func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !isLocal(r) {
@@ -107,11 +111,15 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 		http.NotFound(w, r)
 		return
 	}
-	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size}
+	client := http.NewResponseController(w)
+	alive := func() { _ = client.SetWriteDeadline(time.Now().Add(a.conf.unread)) } // where there is none, a client may take all day
+	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size, alive: alive}
 	defer func() { a.spool.release(o, body.ended) }()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+o.digest.Hex()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, body)
+	_ = client.Flush()                        // whoever has gone is noticed by the server
+	_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
 	a.count.served.Add(body.sent)
 	if r.Method == http.MethodHead {
 		a.count.promised.Add(1)
@@ -169,11 +177,12 @@ func (a *Agent) complain(ctx context.Context, err error) {
 	}
 }
 
-// objectReader notes what was read of an object.
+// objectReader notes what was read of an object. It calls alive before each read: what was read before has been taken then.
 type objectReader struct {
 	*io.SectionReader
 	size, at, sent int64
 	ended          bool
+	alive          func()
 }
 
 func (o *objectReader) Seek(offset int64, whence int) (n int64, err error) {
@@ -183,6 +192,7 @@ func (o *objectReader) Seek(offset int64, whence int) (n int64, err error) {
 }
 
 func (o *objectReader) Read(p []byte) (int, error) {
+	o.alive()
 	n, err := o.SectionReader.Read(p)
 	o.at += int64(n)
 	o.sent += int64(n)

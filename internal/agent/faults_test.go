@@ -428,3 +428,92 @@ func TestWho(t *testing.T) {
 		t.Errorf("%q", s.Who)
 	}
 }
+
+// half begins downloads of an object, of which the clients take a little and then nothing.
+func (h *host) half(path string, clients int) (conns []net.Conn) {
+	h.Helper()
+	for range clients {
+		c, err := (&net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) }) // else the kernel takes it all
+		}}).Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			h.Fatal(err)
+		}
+		h.Cleanup(func() { c.Close() })
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path); err != nil {
+			h.Fatal(err)
+		}
+		head := make([]byte, 12)
+		if _, err := io.ReadFull(c, head); err != nil || string(head) != "HTTP/1.1 200" {
+			h.Fatalf("%q, %v", head, err)
+		}
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// users returns how many read objects now.
+func (s *spool) users() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.objects {
+		n += o.users
+	}
+	return n
+}
+
+// TestHalfReadDownloads: clients that take nothing share one download and one file, others are served beside them, and what they hold is freed when
+// they have gone.
+func TestHalfReadDownloads(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello, other := gwtest.NewObject("hello", "populate_sysroot"), gwtest.NewObject("other", "package")
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	g.Publish([]gwtest.Object{hello, other}, publicSource)
+	h := start(t, g, "bob", nil)
+	conns := h.half("/main/"+hello.Name, 60)
+	h.want("clients that are served", h.agent.spool.users(), 60)
+	h.want("downloads", h.spy.count("GET object"), 1)
+	h.want("bytes held", int(h.agent.Status().Spooled), len(hello.Content))
+	h.want("HEAD of another", h.status("HEAD", "/main/"+other.Name, true), 200)
+	h.want("GET of another", h.status("GET", "/main/"+other.Name, true), 200)
+	h.clock.pass(promiseTime)
+	h.agent.spool.sweep()
+	h.want("bytes held for who is there", int(h.agent.Status().Spooled), len(hello.Content))
+	for _, c := range conns {
+		c.Close()
+	}
+	h.freed()
+}
+
+// TestUnreadDownload: a client that takes nothing for long is cut off, and one that takes its time is not.
+func TestUnreadDownload(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", func(c *Config) { c.unread = 200 * time.Millisecond })
+	stuck := h.half("/main/"+hello.Name, 1)[0]
+	for h.agent.spool.users() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n, err := io.Copy(io.Discard, stuck); err == nil && n >= int64(len(hello.Content)) {
+		t.Errorf("%d bytes came, %v", n, err)
+	}
+	h.want("downloads that ended", int(h.agent.Status().Downloads), 0)
+	h.clock.pass(promiseTime)
+	h.freed()
+	// A connection that was served within the time is kept, and may be idle for longer.
+	h.want("GET", h.status("GET", "/main/"+hello.Name, false), 200)
+	time.Sleep(300 * time.Millisecond)
+	h.want("presence, later on the same connection", h.status("HEAD", "/main/"+hello.Name, false), 200)
+}
+
+// freed waits until the spool holds nothing.
+func (h *host) freed() {
+	h.Helper()
+	for h.agent.spool.users() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.agent.spool.sweep()
+	h.want("bytes held", int(h.agent.Status().Spooled), 0)
+}
