@@ -118,7 +118,7 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+o.digest.Hex()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, body)
-	_ = client.Flush()                        // whoever has gone is noticed by the server
+	_ = client.Flush()                       // whoever has gone is noticed by the server
 	_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
 	a.count.served.Add(body.sent)
 	if r.Method == http.MethodHead {
@@ -159,7 +159,7 @@ func (a *Agent) complain(ctx context.Context, err error) {
 	var token *tokenError
 	var disk *diskError
 	switch {
-	case isAbsent(err), errors.Is(err, errLost), errors.As(err, &token):
+	case isAbsent(err), errors.Is(err, errLost), errors.Is(err, errSlow), errors.As(err, &token), client.Unreachable(err):
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
 	case errors.As(err, &disk):
@@ -170,8 +170,6 @@ func (a *Agent) complain(ctx context.Context, err error) {
 		a.warn.add(causeBytes, "an object is withheld: "+err.Error())
 	case errors.As(err, &refusal):
 		a.warn.add(causeAnswer, "objects cannot be had: "+err.Error())
-	case client.Unreachable(err):
-		a.warn.add(causeGate, "objects cannot be fetched: "+err.Error())
 	default:
 		a.warn.add(causeOther, "objects cannot be had: "+err.Error())
 	}

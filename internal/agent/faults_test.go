@@ -467,7 +467,7 @@ func (s *spool) users() (n int) {
 func TestHalfReadDownloads(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	hello, other := gwtest.NewObject("hello", "populate_sysroot"), gwtest.NewObject("other", "package")
-	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
 	g.Publish([]gwtest.Object{hello, other}, publicSource)
 	h := start(t, g, "bob", nil)
 	conns := h.half("/main/"+hello.Name, 60)
@@ -476,6 +476,9 @@ func TestHalfReadDownloads(t *testing.T) {
 	h.want("bytes held", int(h.agent.Status().Spooled), len(hello.Content))
 	h.want("HEAD of another", h.status("HEAD", "/main/"+other.Name, true), 200)
 	h.want("GET of another", h.status("GET", "/main/"+other.Name, true), 200)
+	for h.agent.spool.users() > len(conns) {
+		time.Sleep(time.Millisecond)
+	}
 	h.clock.pass(promiseTime)
 	h.agent.spool.sweep()
 	h.want("bytes held for who is there", int(h.agent.Status().Spooled), len(hello.Content))
@@ -489,9 +492,9 @@ func TestHalfReadDownloads(t *testing.T) {
 func TestUnreadDownload(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	hello := gwtest.NewObject("hello", "populate_sysroot")
-	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
 	g.Publish([]gwtest.Object{hello}, publicSource)
-	h := start(t, g, "bob", func(c *Config) { c.unread = 200 * time.Millisecond })
+	h := start(t, g, "bob", func(c *Config) { c.unread = time.Second })
 	stuck := h.half("/main/"+hello.Name, 1)[0]
 	for h.agent.spool.users() > 0 {
 		time.Sleep(time.Millisecond)
@@ -504,7 +507,7 @@ func TestUnreadDownload(t *testing.T) {
 	h.freed()
 	// A connection that was served within the time is kept, and may be idle for longer.
 	h.want("GET", h.status("GET", "/main/"+hello.Name, false), 200)
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(1200 * time.Millisecond)
 	h.want("presence, later on the same connection", h.status("HEAD", "/main/"+hello.Name, false), 200)
 }
 
