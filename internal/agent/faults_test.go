@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +14,15 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
@@ -519,4 +525,179 @@ func (h *host) freed() {
 	}
 	h.agent.spool.sweep()
 	h.want("bytes held", int(h.agent.Status().Spooled), 0)
+}
+
+// TestRestartIsBridged: a gate that comes back within the attempts has cost nothing but time.
+func TestRestartIsBridged(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	var failures atomic.Int64
+	h.spy.breaks(func(*http.Request) (*http.Response, error) {
+		if failures.Add(1)%7 != 0 {
+			return nil, errCable
+		}
+		return nil, nil
+	})
+	path := "/main/" + hello.Name
+	h.want("presence", h.status("HEAD", path, false), 200)
+	h.want("HEAD", h.status("HEAD", path, true), 200)
+	h.want("GET", h.status("GET", path, true), 200)
+	h.want("attempts", int(failures.Load()), 2*7)
+	h.want("warnings", h.log.count("level=WARN"), 0)
+}
+
+// TestManyFailuresOnePause: downloads that fail together do not have the gate left alone for longer.
+func TestManyFailuresOnePause(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	var together sync.WaitGroup
+	together.Add(8)
+	var attempts atomic.Int64
+	h.spy.breaks(func(*http.Request) (*http.Response, error) {
+		if attempts.Add(1) <= 8 { // the first of each
+			together.Done()
+			together.Wait()
+		}
+		return nil, errCable
+	})
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() { h.status("HEAD", "/main/"+gwtest.NewObject(strconv.Itoa(i), "package").Name, true) })
+	}
+	all.Wait()
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	h.spy.breaks(nil)
+	h.clock.pass(firstPause)
+	h.want("HEAD after the first pause", h.status("HEAD", "/main/"+hello.Name, true), 200)
+	h.want("lines that say that it is over", h.log.count("the gate answers again"), 1)
+}
+
+// TestStaleAnswer: what the gate began to answer before it turned the token away does not take that back.
+func TestStaleAnswer(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	h.spy.breaks(func(r *http.Request) (*http.Response, error) {
+		if r.Method != http.MethodGet {
+			return nil, nil
+		}
+		res, err := h.spy.RoundTripper.RoundTrip(r)
+		close(asked)
+		<-answer
+		return res, err
+	})
+	got := make(chan int)
+	go func() { got <- h.status("HEAD", "/main/"+hello.Name, true) }()
+	<-asked
+	g.Revoke("bob")
+	h.want("presence with the revoked token", h.status("HEAD", "/main/"+hello.Name, false), 404)
+	close(answer)
+	h.want("HEAD, asked before", <-got, 200)
+	h.want("presence with the revoked token", h.status("HEAD", "/main/"+hello.Name, false), 404)
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	if s := h.agent.Status(); s.TokenState != "refused" || s.Warnings[0].Over {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestSeesByItself: that the gate is back, and that somebody signed in, is seen though BitBake asks nothing.
+func TestSeesByItself(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.spy.breaks(pulled)
+	h.want("presence", h.status("HEAD", path, false), 404)
+	h.spy.breaks(nil)
+	if h.agent.link.idle() {
+		t.Error("it asks a lost gate in the pause")
+	}
+	h.clock.pass(firstPause + longestPause)
+	for h.agent.Status().GateState != "ok" {
+		time.Sleep(time.Millisecond)
+	}
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	h.want("presence with the revoked token", h.status("HEAD", path, false), 404)
+	if h.agent.link.replaced(t.Context()) {
+		t.Error("it shows a refused token by itself")
+	}
+	h.creds.set(g.As("bob").Token)
+	for h.agent.Status().TokenState != "ok" {
+		time.Sleep(time.Millisecond)
+	}
+	h.want("questions of presence", h.spy.count("POST /v1/presence"), presenceAttempts+1)
+	h.want("HEAD", h.status("HEAD", path, true), 404)
+	h.want("objects that failed", int(h.agent.Status().Failed), 0)
+}
+
+// mute is a gate that takes everything and says nothing, or says that there is an object and does not send it.
+type mute struct{ begins bool }
+
+func (m mute) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !m.begins {
+		<-r.Context().Done()
+		return nil, context.Cause(r.Context())
+	}
+	digest := sha256.Sum256([]byte("hello"))
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: http.Header{"Repr-Digest": {"sha-256=:" + base64.StdEncoding.EncodeToString(digest[:]) + ":"}},
+		Body: mutedBody{r.Context()}, Request: r,
+	}, nil
+}
+
+type mutedBody struct{ ctx context.Context }
+
+func (b mutedBody) Read([]byte) (int, error) {
+	<-b.ctx.Done()
+	return 0, context.Cause(b.ctx)
+}
+
+func (mutedBody) Close() error { return nil }
+
+// TestSilence: a download is given up when the network has been silent for a while, all attempts together, and so is a question.
+func TestSilence(t *testing.T) {
+	for name, c := range map[string]struct {
+		gate  mute
+		cache bool // which has the gate asked by HEAD first
+		after time.Duration
+	}{
+		"no answer":          {after: quietTime},
+		"no byte":            {gate: mute{begins: true}, after: quietTime},
+		"no answer to HEADs": {cache: true, after: presenceTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spool, cached := t.TempDir(), ""
+			if c.cache {
+				cached = t.TempDir() + "/cache"
+			}
+			synctest.Test(t, func(t *testing.T) {
+				gate, err := client.New(client.Config{Gate: "https://gate.example.com", Transport: c.gate})
+				if err != nil {
+					t.Fatal(err)
+				}
+				creds := &tokens{}
+				creds.set("lyg_x")
+				a, err := New(Config{Client: gate, Credentials: creds, Spool: spool, Cache: cached})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.spool.close()
+				a.spool.start(t.Context())
+				began := time.Now()
+				_, err = a.spool.obtain(t.Context(), key{"main", gwtest.NewObject("hello", "package").Name}, false)
+				if took := time.Since(began); !errors.Is(err, errSlow) || took != c.after {
+					t.Errorf("after %v, want %v: %v", took, c.after, err)
+				}
+				if s := a.Status(); s.GateFault != errSlow.Error() || s.Spooled != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
 }
