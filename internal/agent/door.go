@@ -163,7 +163,7 @@ func (a *Agent) complain(ctx context.Context, err error) {
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
 	case errors.As(err, &disk):
-		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails: "+err.Error())
+		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails; make room there, or choose another with --spool: "+err.Error())
 	case errors.Is(err, errSpoolFull):
 		a.warn.add(causeSpool, "objects cannot be fetched: "+err.Error())
 	case errors.Is(err, client.ErrBytes):

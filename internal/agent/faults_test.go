@@ -168,6 +168,73 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// smallDisk is a disk that has room for so many bytes, in files that write to it.
+type smallDisk struct {
+	mu   sync.Mutex
+	room int
+}
+
+// smallFile takes room, and gives it back when it is closed.
+type smallFile struct {
+	*os.File
+	disk  *smallDisk
+	taken int
+}
+
+func (f *smallFile) Write(p []byte) (int, error) {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	n, err := f.File.Write(p[:min(len(p), f.disk.room)])
+	f.disk.room -= n
+	if f.taken += n; err == nil && n < len(p) {
+		err = fmt.Errorf("write %s: %w", "object", syscall.ENOSPC)
+	}
+	return n, err
+}
+
+func (f *smallFile) Close() error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.disk.room += f.taken
+	f.taken = 0
+	return f.File.Close()
+}
+
+// TestFullDiskIsUsed: on a disk that is smaller than the spool may be, what was read already makes room, what is waited for does not, and there is one
+// warning. With room again all is found.
+func TestFullDiskIsUsed(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	one, two := gwtest.NewObject("one", "package"), gwtest.NewObject("two", "package")
+	for _, o := range []*gwtest.Object{&one, &two} {
+		o.Content = bytes.Repeat([]byte(o.Name[:1]), 1000)
+	}
+	g.Publish([]gwtest.Object{one, two}, publicSource)
+	disk := &smallDisk{room: 1500}
+	h := start(t, g, "bob", func(c *Config) {
+		c.create = func(dir string) (spoolFile, error) {
+			f, err := os.CreateTemp(dir, "small")
+			return &smallFile{File: f, disk: disk}, err
+		}
+	})
+	h.want("HEAD one", h.status("HEAD", "/main/"+one.Name, true), 200)
+	for range 3 {
+		h.want("HEAD two, without room", h.status("HEAD", "/main/"+two.Name, true), 404)
+	}
+	res, body := h.ask("GET", "/main/"+one.Name, true)
+	if h.want("GET one, as promised", res.StatusCode, 200); !bytes.Equal(body, one.Content) {
+		t.Error("other bytes")
+	}
+	for h.agent.spool.promises() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.want("HEAD two, in the room of one", h.status("HEAD", "/main/"+two.Name, true), 200)
+	if res, body = h.ask("GET", "/main/"+two.Name, true); !bytes.Equal(body, two.Content) {
+		t.Errorf("other bytes: %s", res.Status)
+	}
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	h.want("warnings that say what to do", h.log.count("make room there, or choose another with --spool: "), 1)
+}
+
 func TestSpoolIsBounded(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	one, two, three := gwtest.NewObject("one", "package"), gwtest.NewObject("two", "package"), gwtest.NewObject("three", "package")

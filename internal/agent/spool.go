@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -402,6 +403,17 @@ func (s *spool) reserve(n int64) error {
 	return nil
 }
 
+// shrink frees what was read first, if there is something that nobody waits for, and reports whether there was.
+func (s *spool) shrink() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.leastNeeded()
+	if o != nil {
+		s.drop(o)
+	}
+	return o != nil
+}
+
 // leastNeeded returns what was read first, nil when there is nothing that nobody waits for. s.mu is held.
 func (s *spool) leastNeeded() (least *object) {
 	for _, o := range s.objects {
@@ -448,11 +460,16 @@ func (w *spoolWriter) Write(p []byte) (int, error) {
 	}
 	w.written += int64(len(p))
 	w.spool.agent.count.fetched.Add(int64(len(p)))
-	n, err := w.file.Write(p)
-	if err != nil {
-		return n, &diskError{err}
+	n := 0
+	for {
+		some, err := w.file.Write(p[n:])
+		if n += some; err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, syscall.ENOSPC) || !w.spool.shrink() {
+			return n, &diskError{err}
+		}
 	}
-	return n, nil
 }
 
 // isAbsent reports whether an error says that the gate has no such object for the user.
