@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -128,12 +129,14 @@ func run(ctx context.Context, o options) (err error) {
 	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
 	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
 	err = errors.Join(err, faults)
+	larger, faults := tryScale(ctx, w, matching(o.only, scaleCases()))
+	err = errors.Join(err, faults)
 	for _, b := range matching(o.only, []layerBuild{{}}) {
 		if faults := tryLayer(ctx, w); faults != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
 		}
 	}
-	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
+	return errors.Join(writeTable(os.Stdout, slices.Concat(rows, more, larger)), err)
 }
 
 // matching returns the builds whose names match.

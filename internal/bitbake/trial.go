@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -220,24 +219,22 @@ func (t *trial) pull(ctx context.Context, b build, o order) error {
 func (t *trial) equip(ctx context.Context, b build) error {
 	netrc := ""
 	if b.scheme == "https" {
-		token, err := os.ReadFile(t.gate.path(b.user + ".token"))
+		token, err := t.gate.token(b.user)
 		if err != nil {
 			return err
 		}
-		netrc = "machine 127.0.0.1 login token password " + string(token)
+		netrc = "machine 127.0.0.1 login token password " + token
 	}
-	key := t.gate.path(b.user + ".key")
 	if b.user == "stranger" && b.scheme == "ssh" {
+		key := t.gate.path(b.user + ".key")
 		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
 			return err
 		}
 	}
-	host, port, err := net.SplitHostPort(t.gate.ssh)
+	config, err := t.gate.sshConfig(b.user)
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf("Host gate\n  HostName %s\n  Port %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n",
-		host, port, key, t.gate.path("known_hosts"))
 	if b.shared {
 		config += fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", t.w.path("shared"))
 	}
@@ -250,16 +247,11 @@ func (t *trial) mirror(ctx context.Context, b build) (conf string, leave func(),
 	case pulled:
 		return "", func() {}, nil
 	case "https":
-		return t.httpsMirror(), func() {}, nil
+		return t.gate.httpsMirror(), func() {}, nil
 	case "agent":
 		return t.gate.agent(ctx, b.name(), t.gate.path(b.user+".token"))
 	}
-	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme), func() {}, nil
-}
-
-func (t *trial) httpsMirror() string {
-	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
-		fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
+	return sshMirror(b.scheme), func() {}, nil
 }
 
 // checkCounts compares what BitBake counts. sftp has no way to ask whether something is there: BitBake takes all for present, and
