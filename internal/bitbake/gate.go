@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -130,6 +131,15 @@ func (g *gate) counts(ctx context.Context) (counts, error) {
 		}
 	}
 	return c, nil
+}
+
+// since returns what was answered after before was counted.
+func (c counts) since(before counts) counts {
+	after := maps.Clone(c)
+	for what, n := range before {
+		after[what] -= n
+	}
+	return after
 }
 
 // labelsOf reads a="b",c="d"; no value here has a comma or a quote in it.

@@ -65,7 +65,7 @@ func tryScaleWith(ctx context.Context, w *world, equivalence bool, builds []scal
 	if equivalence {
 		t.name = "scale-hash"
 	}
-	if t.gate, err = openGate(ctx, w, t.name+"-gate", partUsers(), !equivalence); err != nil {
+	if t.gate, err = openGate(ctx, w, t.name+"-gate", partUsers(), settings{transitive: !equivalence}); err != nil {
 		return nil, err
 	}
 	defer t.gate.stop()
@@ -256,21 +256,17 @@ func (t *scaleTrial) measure(ctx context.Context, b scaleBuild) (row, error) {
 	if r.result, err = t.w.build(ctx, o); err != nil {
 		return r, err
 	}
-	if r.counts, err = t.gate.counts(ctx); err != nil {
+	after, err := t.gate.counts(ctx)
+	if err != nil {
 		return r, err
 	}
-	for what, n := range before {
-		r.counts[what] -= n
-	}
-	return r, t.checkTrail(ctx, b, last)
+	r.counts = after.since(before)
+	events, _, err := t.gate.trail(ctx, b.user, last)
+	return r, errors.Join(err, checkAllowed(t.view(b.user), events))
 }
 
 // equip makes the home of the build's user, starts an agent if the way asks for one, and returns lines for conf/local.conf.
 func (t *scaleTrial) equip(ctx context.Context, b scaleBuild) (conf string, leave func(), err error) {
-	token, err := t.gate.token(b.user)
-	if err != nil {
-		return "", nil, err
-	}
 	if b.scheme == "agent" {
 		if err := t.w.home(b.name(), "", ""); err != nil {
 			return "", nil, err
@@ -282,13 +278,13 @@ func (t *scaleTrial) equip(ctx context.Context, b scaleBuild) (conf string, leav
 		conf, err2 := t.handler(b.user)
 		return sshMirror("ssh") + conf, func() {}, errors.Join(err, err2, t.w.home(b.name(), "", config))
 	}
-	netrc := "machine 127.0.0.1 login token password " + token + "\n"
+	netrc, err := t.gate.netrc(b.user)
 	conf = t.gate.httpsMirror() + basicHash
 	if t.equivalence {
-		netrc += "machine " + t.hashServer() + " login token password " + token + "\n"
+		netrc += strings.Replace(netrc, "127.0.0.1", t.hashServer(), 1)
 		conf = t.gate.httpsMirror() + fmt.Sprintf("BB_HASHSERVE = %q\n", t.hashServer())
 	}
-	return conf, func() {}, t.w.home(b.name(), netrc, "")
+	return conf, func() {}, errors.Join(err, t.w.home(b.name(), netrc, ""))
 }
 
 // agent starts one for a build.
@@ -386,13 +382,4 @@ func (t *scaleTrial) checkBytes(v view, r *row) error {
 		err2 = errors.Join(err2, fmt.Errorf("%d deployed files are the same, want %d", same, len(deployed)))
 	}
 	return errors.Join(err, err2)
-}
-
-// checkTrail looks for a decision to give the user what they may not read.
-func (t *scaleTrial) checkTrail(ctx context.Context, b scaleBuild, last uint64) error {
-	events, _, err := t.gate.trail(ctx, b.user, last)
-	if err != nil {
-		return err
-	}
-	return checkAllowed(t.view(b.user), events)
 }

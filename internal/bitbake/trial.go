@@ -168,12 +168,11 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if r.result, err = t.run(ctx, b, o); err != nil || b.away {
 		return r, err // a gate that was started again counts from the beginning
 	}
-	if r.counts, err = t.gate.counts(ctx); err != nil {
+	after, err := t.gate.counts(ctx)
+	if err != nil {
 		return r, err
 	}
-	for what, n := range before {
-		r.counts[what] -= n
-	}
+	r.counts = after.since(before)
 	return r, t.checkTrail(ctx, b, last)
 }
 
@@ -219,11 +218,10 @@ func (t *trial) pull(ctx context.Context, b build, o order) error {
 func (t *trial) equip(ctx context.Context, b build) error {
 	netrc := ""
 	if b.scheme == "https" {
-		token, err := t.gate.token(b.user)
-		if err != nil {
+		var err error
+		if netrc, err = t.gate.netrc(b.user); err != nil {
 			return err
 		}
-		netrc = "machine 127.0.0.1 login token password " + token
 	}
 	if b.user == "stranger" && b.scheme == "ssh" {
 		key := t.gate.path(b.user + ".key")
@@ -236,7 +234,7 @@ func (t *trial) equip(ctx context.Context, b build) error {
 		return err
 	}
 	if b.shared {
-		config += fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", t.w.path("shared"))
+		config += t.w.sharedConnection("shared")
 	}
 	return t.w.home(b.name(), netrc, config)
 }

@@ -13,9 +13,14 @@ import (
 	"github.com/lychgate/lychgate/internal/gwtest/server"
 )
 
-// openGate starts a gate whose forge has these readers, each with a token and an SSH key, and the writer ci. transitive is its policy's
-// switch.
-func openGate(ctx context.Context, w *world, name string, users []reader, transitive bool) (*gate, error) {
+// settings are what a gate's configuration has beside the quickstart's.
+type settings struct {
+	transitive bool   // the policy asks for all that an object was built with
+	mirror     string // directory that the zone has as its mirror; empty for none
+}
+
+// openGate starts a gate whose forge has these readers, each with a token and an SSH key, and the writer ci.
+func openGate(ctx context.Context, w *world, name string, users []reader, s settings) (*gate, error) {
 	keys := map[string]string{}
 	for _, u := range users {
 		key := w.path(name + "/" + u.name + ".key")
@@ -38,16 +43,25 @@ func openGate(ctx context.Context, w *world, name string, users []reader, transi
 		return nil, err
 	}
 	g.stop()
-	return g, errors.Join(g.mintTokens(ctx, users), g.configure(transitive), g.serveConfig(ctx, "users.yaml"))
+	return g, errors.Join(g.mintTokens(ctx, users), g.configure(s), g.serveConfig(ctx, "users.yaml"))
 }
 
-// configure writes the configuration: the quickstart's, and a policy.
-func (g *gate) configure(transitive bool) error {
+// configure writes the configuration: the quickstart's, and the settings.
+func (g *gate) configure(s settings) error {
 	text, err := os.ReadFile(g.path("lychgate.yaml"))
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(g.path("users.yaml"), fmt.Appendf(text, "policy: {transitive: %v}\n", transitive), 0o600)
+	config := fmt.Sprintf("%spolicy: {transitive: %v}\n", text, s.transitive)
+	if s.mirror != "" {
+		const zone = "  - name: main\n"
+		before, after, ok := strings.Cut(config, zone)
+		if !ok {
+			return errors.New("the quickstart's configuration has no zone main")
+		}
+		config = before + zone + fmt.Sprintf("    mirror: %q\n", "dir:"+s.mirror) + after
+	}
+	return os.WriteFile(g.path("users.yaml"), []byte(config), 0o600)
 }
 
 func (g *gate) mintTokens(ctx context.Context, users []reader) error {
@@ -78,11 +92,22 @@ func (g *gate) token(user string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
+// netrc is what a user's .netrc says of the gate.
+func (g *gate) netrc(user string) (string, error) {
+	token, err := g.token(user)
+	return "machine 127.0.0.1 login token password " + token + "\n", err
+}
+
 // sshConfig is how OpenSSH's programs reach the gate as a user.
 func (g *gate) sshConfig(user string) (string, error) {
 	host, port, err := net.SplitHostPort(g.ssh)
 	return fmt.Sprintf("Host gate\n  HostName %s\n  Port %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n",
 		host, port, g.path(user+".key"), g.path("known_hosts")), err
+}
+
+// sharedConnection is what OpenSSH's configuration says for all connections of a build to be one.
+func (w *world) sharedConnection(name string) string {
+	return fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", w.path(name))
 }
 
 // httpsMirror is what conf/local.conf says of the gate as a mirror.
