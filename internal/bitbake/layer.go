@@ -244,6 +244,9 @@ func taskHashes(build string) (names []string, err error) {
 	for _, dir := range []string{"sstate", "tmp/stamps"} {
 		root := filepath.Join(build, dir)
 		err = errors.Join(err, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if path == root && errors.Is(err, fs.ErrNotExist) {
+				return nil // a build of nothing makes no cache
+			}
 			if strings.HasSuffix(path, ".siginfo") || strings.Contains(path, ".sigdata.") || strings.Contains(path, ".sigbasedata.") {
 				names = append(names, strings.TrimPrefix(path, build))
 			}

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +43,7 @@ func main() {
 // options are the command line. Directories are absolute.
 type options struct {
 	bitbake, oecore, gate string
+	sample                string // empty for none
 	only                  *regexp.Regexp
 	timeout               time.Duration
 	keep                  bool
@@ -55,6 +57,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.bitbake, "bitbake", "", "`directory` of a BitBake checkout")
 	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
+	flags.StringVar(&o.sample, "sample", "", "`directory` of a shared-state cache of the recipes in sample.go; without it the builds sample-... are left out")
 	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, ...) matches `regexp`")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
@@ -72,7 +75,16 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 		existing(&o.bitbake, "BITBAKE_DIR", "bin/bitbake", "git clone https://github.com/openembedded/bitbake, then BITBAKE_DIR=bitbake"),
 		existing(&o.oecore, "OECORE_DIR", "meta/conf/bitbake.conf", "git clone https://github.com/openembedded/openembedded-core, then OECORE_DIR=openembedded-core"),
 		existing(&o.gate, "the gate", "", "make build"),
+		o.findSample(),
 	)
+}
+
+// findSample looks for the cache of another build, which need not be given.
+func (o *options) findSample() error {
+	if o.sample == "" {
+		return nil
+	}
+	return existing(&o.sample, "the sample", "", "a directory such as SSTATE_DIR")
 }
 
 // existing makes path absolute, and checks that it has what it is wanted for.
@@ -128,13 +140,17 @@ func run(ctx context.Context, o options) (err error) {
 	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
 	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
 	err = errors.Join(err, faults)
+	larger, faults := tryScale(ctx, w, matching(o.only, scaleCases()))
+	err = errors.Join(err, faults)
+	asked, faults := trySample(ctx, w, matching(o.only, sampleCases()))
+	err = errors.Join(err, faults)
 	for _, b := range matching(o.only, []layerBuild{{}}) {
 		if faults := tryLayer(ctx, w); faults != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
 		}
 	}
 	err = errors.Join(err, tryPushes(ctx, w, matching(o.only, pushCases())))
-	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
+	return errors.Join(writeTable(os.Stdout, slices.Concat(rows, more, larger, asked)), err)
 }
 
 // matching returns the builds whose names match.
