@@ -150,6 +150,11 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	err = errors.Join(err, tryPushes(ctx, w, matching(o.only, pushCases())))
+	for _, b := range matching(o.only, []firstHit{{}}) {
+		if faults := tryFirst(ctx, w); faults != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
+		}
+	}
 	return errors.Join(writeTable(os.Stdout, slices.Concat(rows, more, larger, asked)), err)
 }
 
