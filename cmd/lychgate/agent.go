@@ -33,6 +33,7 @@ const (
 type agentFlags struct {
 	remote
 	signIn                     agentSignIn
+	verify                     agentVerify
 	control, spool, cache, log string
 	listen, hash               []string
 	spoolGiB, cacheGiB         int64
@@ -53,14 +54,19 @@ lychgate agent status. Sockets that systemd hands over are served too, and then 
 
 It signs in by itself with the SSH keys that ssh-agent holds and the git server knows, single sign-on, or a CI job's ID token, and renews its
 token (--sign-in). Where there is a token already, as lychgate login leaves it in .netrc, it uses that: it is read again when its file changes, and
-a running agent goes on with the new one.`,
+a running agent goes on with the new one.
+
+With --verify neither the gate's word nor its mirror's is enough: what the signed statement about it does not name, by a key that you give, is
+not there, and lychgate agent status says why.`,
 		Example: `  lychgate agent --gate https://gate.example.com:8443
   lychgate agent --gate https://gate.example.com:8443 --hash main=127.0.0.1:8475
+  lychgate agent --gate https://gate.example.com:8443 --verify --signers allowed_signers
   lychgate agent env >> conf/local.conf`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.flags(cmd)
 	f.signIn.flags(cmd)
+	f.verify.flags(cmd)
 	f.controlFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.listen, "listen", nil, "`HOST:PORT` of loopback, or unix:PATH, for BitBake; may be given again; default "+agentPlace)
 	cmd.Flags().StringArrayVar(&f.hash, "hash", nil, "serve hash equivalence of a zone: `ZONE=HOST:PORT` of loopback; may be given again; none serves none; default "+agentZone+"="+agentHashPlace+" beside the default of --listen")
@@ -102,6 +108,10 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	verifier, err := f.verify.verifier()
+	if err != nil {
+		return err
+	}
 	places, err := f.open()
 	if err != nil {
 		return err
@@ -111,7 +121,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	a, err := f.agent(c, credentials, places, log)
+	a, err := f.agent(c, credentials, verifier, places, log)
 	if err != nil {
 		return err
 	}
@@ -129,7 +139,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 }
 
 // agent makes the agent.
-func (f *agentFlags) agent(c *client.Client, credentials agent.Credentials, places *agentPlaces, log *slog.Logger) (*agent.Agent, error) {
+func (f *agentFlags) agent(c *client.Client, credentials agent.Credentials, verifier agent.Verifier, places *agentPlaces, log *slog.Logger) (*agent.Agent, error) {
 	if f.spoolGiB < 1 {
 		return nil, usageError("--spool-size %d: want at least 1", f.spoolGiB)
 	}
@@ -146,7 +156,7 @@ func (f *agentFlags) agent(c *client.Client, credentials agent.Credentials, plac
 	}
 	conf := agent.Config{
 		Client: c, Gate: f.gate, Credentials: credentials, Spool: spool, SpoolBytes: f.spoolGiB << 30, Cache: f.cache, CacheBytes: f.cacheGiB << 30,
-		AnyUser: f.anyUser, Log: log,
+		Verifier: verifier, VerifyZones: f.verify.zones, AnyUser: f.anyUser, Log: log,
 	}
 	for zone, ln := range places.hash {
 		conf.Hash = append(conf.Hash, agent.Hash{Zone: zone, Listener: ln, Address: c.HashURL(zone), Dialer: hashserv.Dialer{TLS: c.TLS()}})

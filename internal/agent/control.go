@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,7 @@ import (
 )
 
 // maxStatus bounds the answer of an agent in bytes.
-const maxStatus = 1 << 20
+const maxStatus = 16 << 20
 
 // ErrNoAgent is wrapped when no agent answers on a control socket.
 var ErrNoAgent = errors.New("no agent answers")
@@ -87,19 +88,14 @@ func checkPrivate(dir, what string) error {
 	return nil
 }
 
-// ServeControl answers [Ask] on a unix socket, as soon as the agent serves, until ctx is done. It closes the listener.
+// ServeControl answers [Ask], [AskRecipes] and [AskWhy] on a unix socket, as soon as the agent serves, until ctx is done. It closes the listener.
 func (a *Agent) ServeControl(ctx context.Context, ln net.Listener) error {
 	select {
 	case <-a.serving:
 	case <-ctx.Done():
 		return ln.Close()
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.MarshalWrite(w, a.Status()) // to somebody who has gone
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, WriteTimeout: headerTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHead}
+	server := &http.Server{Handler: a.controls(), ReadHeaderTimeout: headerTime, WriteTimeout: whyTime + headerTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHead}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(a.guard(ln)); !errors.Is(err, http.ErrServerClosed) {
@@ -108,34 +104,66 @@ func (a *Agent) ServeControl(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
+// controls answers what people ask an agent.
+func (a *Agent) controls() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Status()) })
+	mux.HandleFunc("GET /v1/recipes", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Recipes()) })
+	mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
+		answerJSON(w, a.Why(r.Context(), r.URL.Query().Get("recipe")))
+	})
+	return mux
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.MarshalWrite(w, v) // to somebody who has gone
+}
+
 // Ask asks the agent behind a control socket for its status. That there is none is an error that wraps [ErrNoAgent].
-func Ask(ctx context.Context, path string) (Status, error) {
-	var s Status
-	ctx, cancel := context.WithTimeout(ctx, headerTime)
+func Ask(ctx context.Context, path string) (s Status, err error) {
+	err = askControl(ctx, path, "/v1/status", &s)
+	return s, err
+}
+
+// AskRecipes asks the agent behind a control socket for [Agent.Recipes].
+func AskRecipes(ctx context.Context, path string) (list []RecipeCount, err error) {
+	err = askControl(ctx, path, "/v1/recipes", &list)
+	return list, err
+}
+
+// AskWhy asks the agent behind a control socket for [Agent.Why].
+func AskWhy(ctx context.Context, path, recipe string) (w RecipeWhy, err error) {
+	err = askControl(ctx, path, "/v1/why?recipe="+url.QueryEscape(recipe), &w)
+	return w, err
+}
+
+func askControl(ctx context.Context, path, target string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, whyTime+headerTime)
 	defer cancel()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}, DisableKeepAlives: true}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+target, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	res, err := transport.RoundTrip(req)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return s, fmt.Errorf("%w on %s: start one with lychgate agent --gate URL", ErrNoAgent, path)
+		return fmt.Errorf("%w on %s: start one with lychgate agent --gate URL", ErrNoAgent, path)
 	}
 	if err != nil {
-		return s, fmt.Errorf("ask the agent: %w", err)
+		return fmt.Errorf("ask the agent: %w", err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxStatus))
 	if err != nil || res.StatusCode != http.StatusOK {
-		return s, errors.Join(fmt.Errorf("ask the agent: it answered %d", res.StatusCode), err)
+		return errors.Join(fmt.Errorf("ask the agent: it answered %d", res.StatusCode), err)
 	}
-	if err := json.Unmarshal(text, &s, json.RejectUnknownMembers(true)); err != nil {
-		return s, fmt.Errorf("ask the agent: its answer is not understood (is it of another version?): %w", err)
+	if err := json.Unmarshal(text, into, json.RejectUnknownMembers(true)); err != nil {
+		return fmt.Errorf("ask the agent: its answer is not understood (is it of another version?): %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // Listen listens on HOST:PORT, which must be loopback, or on unix:PATH.

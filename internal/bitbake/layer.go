@@ -262,9 +262,7 @@ func (l *layerTrial) checkRecords(build string) error {
 	names, err := objects(filepath.Join(build, "sstate"), false)
 	records := filepath.Join(build, "tmp/lychgate/records")
 	for _, name := range names {
-		base := strings.TrimSuffix(name[strings.LastIndex(name, ":")+1:], ".tar.zst")
-		hash, task, _ := strings.Cut(base, "_")
-		file := filepath.Join(records, hash[:2], recipeOf(name)+".do_"+task+"."+hash+".json")
+		file := recordOf(records, name)
 		text, err2 := os.ReadFile(file)
 		switch {
 		case err2 != nil:
@@ -276,6 +274,13 @@ func (l *layerTrial) checkRecords(build string) error {
 		}
 	}
 	return err
+}
+
+// recordOf is the file with the record of an object.
+func recordOf(records, name string) string {
+	base := strings.TrimSuffix(name[strings.LastIndex(name, ":")+1:], ".tar.zst")
+	hash, task, _ := strings.Cut(base, "_")
+	return filepath.Join(records, hash[:2], recipeOf(name)+".do_"+task+"."+hash+".json")
 }
 
 // checkPlan compares the sources of each recipe with what it is made of, with the records and without.

@@ -1,7 +1,7 @@
 // Bitbake runs real, unmodified BitBake against a gate: it makes a small build of its own, publishes its cache, and builds from
 // nothing as a user who may read all and as one who may not, through https, ssh and sftp mirrors, and with the gate as its hash
 // equivalence server. It also builds with the layer meta-lychgate and without: no task hash may differ, and what the layer recorded must
-// be what the gate then goes by.
+// be what the gate then goes by. And it builds with the layer pushing meanwhile, with and without mishaps.
 //
 // The builds scale-... are larger: 40 recipes with 152 objects, from public repositories, those of two teams, and a layer that is a
 // repository with rights of its own. They are published with the class and its records, and built by four users through the agent, https
@@ -154,6 +154,7 @@ func run(ctx context.Context, o options) (err error) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
 		}
 	}
+	err = errors.Join(err, tryPushes(ctx, w, matching(o.only, pushCases())))
 	return errors.Join(writeTable(os.Stdout, slices.Concat(rows, more, larger, asked)), err)
 }
 
