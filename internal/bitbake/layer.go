@@ -235,7 +235,7 @@ func sameHashes(one, other string) error {
 	if len(a) < 100 || !slices.Equal(a, b) {
 		return fmt.Errorf("%d task hashes without the class, %d with it, and they must be the same", len(a), len(b))
 	}
-	fmt.Fprintf(os.Stderr, "layer: %d task hashes, the same with the class and without\n", len(a))
+	fmt.Fprintf(os.Stderr, "%d task hashes, the same with the class and without\n", len(a))
 	return nil
 }
 

@@ -3,10 +3,15 @@
 // equivalence server. It also builds with the layer meta-lychgate and without: no task hash may differ, and what the layer recorded must
 // be what the gate then goes by. And it builds with the layer pushing meanwhile, with and without mishaps.
 //
-//	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
+// The builds scale-... are larger: 40 recipes with 152 objects, from public repositories, those of two teams, and a layer that is a
+// repository with rights of its own. They are published with the class and its records, and built by four users through the agent, https
+// and ssh, with hash equivalence and without. What each is to find is worked out from the recipes alone. The runs sample-... ask for a
+// cache that another build left, with BitBake's fetcher.
 //
-// It needs checkouts of BitBake and openembedded-core, and no network: the recipes are four, their sources local git
-// repositories, and no compiler is needed. It fails when a build's counts, exit code, errors or bytes are others than documented.
+//	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-sample DIR] [-only REGEXP] [-keep]
+//
+// It needs checkouts of BitBake and openembedded-core, and no network: the sources are local git repositories, and no compiler is
+// needed. It fails when a build's counts, exit code, errors or bytes are others than documented.
 package main
 
 import (
@@ -58,7 +63,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
 	flags.StringVar(&o.sample, "sample", "", "`directory` of a shared-state cache of the recipes in sample.go; without it the builds sample-... are left out")
-	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, ...) matches `regexp`")
+	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, scale-agent-bob, ...) matches `regexp`")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
 	if err := flags.Parse(args); err != nil {

@@ -162,8 +162,11 @@ SRC_URI = "%s"
 S = "${UNPACKDIR}"
 INHIBIT_DEFAULT_DEPS = "1"
 DEPENDS = "%s"
-do_patch[noexec] = "1"
-do_configure[noexec] = "1"
+deltask do_patch
+deltask do_configure
+addtask deploy_source_date_epoch after do_unpack
+addtask populate_lic after do_unpack before do_build
+addtask compile after do_unpack do_prepare_recipe_sysroot do_deploy_source_date_epoch
 REMARK ?= ":"
 do_compile() {
 	${REMARK}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/lychgate/lychgate/gateway/audit"
 )
 
 // TestView: what a user may have, by hand on a few recipes.
@@ -116,5 +118,55 @@ func TestForge(t *testing.T) {
 	}
 	if strings.Contains(got, "users: [dave]") {
 		t.Errorf("dave may read something:\n%s", got)
+	}
+}
+
+// TestObjectsAndWork: an object's name and BitBake's output tell the same of it.
+func TestObjectsAndWork(t *testing.T) {
+	for name, want := range map[string]string{
+		"04/86/sstate:firmware:qemux86_64-oe-linux:1.0:r0:qemux86_64:14:0486e7792e_deploy.tar.zst":               "firmware deploy",
+		"debian-12/1/2/sstate:part-0-1-native:x86_64-linux:1.0:r0:x86_64:14:0486e7792e_populate_sysroot.tar.zst": "part-0-1-native populate_sysroot",
+		"3c/28/sstate:part-0-1-native::2.0~rc1:r0::14:3c280faaef_populate_lic.tar.zst":                           "part-0-1-native populate_lic",
+	} {
+		recipe, task := split(name)
+		if got := recipe + " " + task; got != want {
+			t.Errorf("%s is of %q, want %q", name, got, want)
+		}
+	}
+	const output = `NOTE: recipe part-0-1-native-1.0-r0: task do_populate_sysroot_setscene: Started
+NOTE: recipe part-0-1-native-1.0-r0: task do_populate_sysroot_setscene: Succeeded
+NOTE: recipe part-4-1-1.0-r0: task do_deploy_setscene: Failed
+NOTE: recipe part-4-1-1.0-r0: task do_deploy: Succeeded
+`
+	if got := restored.FindAllStringSubmatch(output, -1); len(got) != 1 || got[0][1] != "part-0-1-native" || got[0][2] != "populate_sysroot" {
+		t.Errorf("restored is %q", got)
+	}
+}
+
+// TestCheckAllowed: one decision too many is found, also in a batch, and none for who may read something as well.
+func TestCheckAllowed(t *testing.T) {
+	bob := view{user: reader{name: "bob", below: []string{"public/"}}, graph: graph{"open": {sources: []string{"public/x"}}, "shut": {sources: []string{"team/x"}}}}
+	event := func(recipe, verdict string) audit.Event {
+		return audit.Event{Object: audit.Object{Path: "sstate:" + recipe + ":"}, Decision: audit.Decision{Verdict: verdict}}
+	}
+	batch := func(recipe, verdict string) audit.Event {
+		return audit.Event{Objects: []audit.Object{{Path: "sstate:" + recipe + ":", Verdict: verdict}}}
+	}
+	for _, tt := range []struct {
+		name   string
+		view   view
+		events []audit.Event
+		bad    bool
+	}{
+		{"what he may", bob, []audit.Event{event("open", "allow"), event("shut", "deny"), batch("open", "allow"), batch("shut", "deny")}, false},
+		{"one too many", bob, []audit.Event{event("open", "allow"), event("shut", "allow")}, true},
+		{"one too many in a batch", bob, []audit.Event{event("open", "allow"), batch("shut", "allow")}, true},
+		{"nothing", bob, []audit.Event{event("open", "deny")}, true},
+		{"nothing, rightly", view{graph: bob.graph}, []audit.Event{event("open", "deny")}, false},
+		{"something for nobody", view{graph: bob.graph}, []audit.Event{event("open", "allow")}, true},
+	} {
+		if err := checkAllowed(tt.view, tt.events); (err != nil) != tt.bad {
+			t.Errorf("%s: %v", tt.name, err)
+		}
 	}
 }

@@ -107,9 +107,9 @@ type sampleTrial struct {
 	names   []string
 }
 
-// open publishes the cache: it is pushed to one gate, and the other, whose policy is transitive, has it as its mirror and imports it.
-func (t *sampleTrial) open(ctx context.Context, transitive bool) (err error) {
-	err = filepath.WalkDir(t.w.o.sample, func(path string, d fs.DirEntry, err error) error {
+// read takes down what the cache holds.
+func (t *sampleTrial) read() error {
+	return filepath.WalkDir(t.w.o.sample, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -122,13 +122,18 @@ func (t *sampleTrial) open(ctx context.Context, transitive bool) (err error) {
 		t.names, t.digests[name] = append(t.names, name), hex.EncodeToString(sum[:])
 		return err
 	})
-	if err != nil {
+}
+
+// open publishes the cache: it is pushed to one gate, and the other, whose policy is transitive, has it as its mirror and imports it.
+func (t *sampleTrial) open(ctx context.Context, transitive bool) error {
+	if err := t.read(); err != nil {
 		return err
 	}
 	s, verb := settings{transitive: transitive}, "push"
 	if transitive {
 		s.mirror, verb = t.w.o.sample, "import"
 	}
+	var err error
 	if t.gate, err = openGate(ctx, t.w, "sample-"+verb, sampleUsers(), s); err != nil {
 		return err
 	}

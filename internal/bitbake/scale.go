@@ -92,10 +92,11 @@ type scaleTrial struct {
 // least is how many objects the parts must have to show anything.
 const least = 150
 
-// publish builds all parts with the class of meta-lychgate, as CI does, and pushes what it recorded. With hash equivalence it then builds
+// publish compares the hashes of all tasks, and builds all parts with the class of meta-lychgate, as CI does, and pushes what it recorded. With hash equivalence it then builds
 // the changed ones, so that the gate learns of the same output.
 func (t *scaleTrial) publish(ctx context.Context) (err error) {
-	if err := t.compareHashes(ctx); err != nil {
+	hashes, err := t.compareHashes(ctx)
+	if err != nil {
 		return err
 	}
 	conf, err := t.handler("ci")
@@ -109,13 +110,29 @@ func (t *scaleTrial) publish(ctx context.Context) (err error) {
 	if t.objects, err = objects(t.cache, false); err != nil {
 		return err
 	}
-	if len(t.objects) < least {
-		return fmt.Errorf("the build has %d objects, want %d at least", len(t.objects), least)
+	if err := t.checkObjects(hashes); err != nil {
+		return err
 	}
 	if !t.equivalence {
 		return nil
 	}
 	return t.fill(ctx, conf+remarks(), changedParts())
+}
+
+// checkObjects looks whether the objects are enough, and each under the hash that its task has without the class. A server that knew nothing
+// had no other to tell.
+func (t *scaleTrial) checkObjects(hashes []string) error {
+	if len(t.objects) < least {
+		return fmt.Errorf("the build has %d objects, want %d at least", len(t.objects), least)
+	}
+	all := strings.Join(hashes, "\n") + "\n"
+	for _, name := range t.objects {
+		hash, _, _ := strings.Cut(name[strings.LastIndex(name, ":")+1:], "_")
+		if _, task := split(name); !strings.Contains(all, ".do_"+task+".sigdata."+hash+"\n") {
+			return fmt.Errorf("without the class no task has the hash of %s", name)
+		}
+	}
+	return nil
 }
 
 // fill builds with the class and pushes. compiled is what is built; all else is in the cache.
@@ -151,21 +168,22 @@ func (t *scaleTrial) build(ctx context.Context, name, conf string, class bool, o
 	return r, errors.Join(err, sound(r), awaitLock(r.dir+"/bitbake.lock"))
 }
 
-// compareHashes has BitBake say the hashes of all tasks with the class and without: they must be the same.
-func (t *scaleTrial) compareHashes(ctx context.Context) error {
+// compareHashes has BitBake say the hashes of all tasks with the class and without, which must be the same, and returns them: names of files.
+func (t *scaleTrial) compareHashes(ctx context.Context) ([]string, error) {
 	conf := basicHash
 	if t.equivalence {
 		conf = "BB_HASHSERVE = \"auto\"\n" // a server that knows nothing
 	}
 	plain, err := t.build(ctx, "without", conf, false, "-S", "none")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	recorded, err := t.build(ctx, "with", conf, true, "-S", "none")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return sameHashes(plain.dir, recorded.dir)
+	hashes, err := taskHashes(plain.dir)
+	return hashes, errors.Join(err, sameHashes(plain.dir, recorded.dir))
 }
 
 // sound is what every build must be.

@@ -21,19 +21,9 @@ type settings struct {
 
 // openGate starts a gate whose forge has these readers, each with a token and an SSH key, and the writer ci.
 func openGate(ctx context.Context, w *world, name string, users []reader, s settings) (*gate, error) {
-	keys := map[string]string{}
-	for _, u := range users {
-		key := w.path(name + "/" + u.name + ".key")
-		err := errors.Join(os.MkdirAll(w.path(name), 0o700),
-			command(ctx, w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key))
-		if err != nil {
-			return nil, err
-		}
-		public, err := os.ReadFile(key + ".pub")
-		if err != nil {
-			return nil, err
-		}
-		keys[u.name] = strings.TrimSpace(string(public))
+	keys, err := w.makeKeys(ctx, name, users)
+	if err != nil {
+		return nil, err
 	}
 	if err := w.writeMode(name+"/forge.yaml", forge(users, keys), 0o600); err != nil {
 		return nil, err
@@ -43,7 +33,30 @@ func openGate(ctx context.Context, w *world, name string, users []reader, s sett
 		return nil, err
 	}
 	g.stop()
-	return g, errors.Join(g.mintTokens(ctx, users), g.configure(s), g.serveConfig(ctx, "users.yaml"))
+	if err := errors.Join(g.mintTokens(ctx, users), g.configure(s)); err != nil {
+		return nil, err
+	}
+	return g, g.serveConfig(ctx, "users.yaml")
+}
+
+// makeKeys makes an SSH key for each user in a directory, and returns the public halves.
+func (w *world) makeKeys(ctx context.Context, dir string, users []reader) (map[string]string, error) {
+	if err := os.MkdirAll(w.path(dir), 0o700); err != nil {
+		return nil, err
+	}
+	keys := map[string]string{}
+	for _, u := range users {
+		key := w.path(dir + "/" + u.name + ".key")
+		if err := command(ctx, w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
+			return nil, err
+		}
+		public, err := os.ReadFile(key + ".pub")
+		if err != nil {
+			return nil, err
+		}
+		keys[u.name] = strings.TrimSpace(string(public))
+	}
+	return keys, nil
 }
 
 // configure writes the configuration: the quickstart's, and the settings.
