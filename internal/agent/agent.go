@@ -74,6 +74,11 @@ type Config struct {
 	// tests.
 	create           func(dir string) (spoolFile, error)
 	patience, unread time.Duration
+
+	// opened is a cache that several agents have in common, in place of Cache. None of them closes it.
+	opened *cache
+	// brief ends each connection of HTTP after an answer: who has found nothing may find something on the next.
+	brief bool
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -115,7 +120,7 @@ func New(conf Config) (*Agent, error) {
 	a.presence = &presence{agent: a, pending: map[string]*batch{}}
 	a.vouch = newVouching(conf, a.link)
 	a.spool = newSpool(a)
-	if conf.Cache != "" {
+	if a.spool.cache = conf.opened; conf.opened == nil && conf.Cache != "" {
 		var err error
 		if a.spool.cache, err = openCache(conf.Cache, conf.CacheBytes, conf.Now); err != nil {
 			return nil, err
@@ -178,6 +183,7 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	all.Go(func() { a.upkeep(work) })
 	all.Go(func() { a.attend(work) })
 	server := a.server(work)
+	server.SetKeepAlivesEnabled(!a.conf.brief)
 	failed := make(chan error, len(listeners)+len(a.hashes))
 	for _, ln := range listeners {
 		a.place(ln)

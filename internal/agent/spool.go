@@ -123,7 +123,9 @@ func (s *spool) close() {
 	for _, o := range s.objects {
 		s.drop(o)
 	}
-	_ = s.cache.close() // nothing is written through it
+	if s.agent.conf.opened == nil {
+		_ = s.cache.close() // nothing is written through it
+	}
 }
 
 // obtain returns an object that the user may read, with all its bytes here, and promises it: for a while it may be had again as promised.
