@@ -3,6 +3,9 @@
 // equivalence server. It also builds with the layer meta-lychgate and without: no task hash may differ, and what the layer recorded must
 // be what the gate then goes by.
 //
+// During the builds faults-... something goes wrong between BitBake and the bytes: the gate, the token, the network, a disk, other clients. With
+// the agent no build may fail for it. They build toxiproxy, which takes the Go module proxy, and one of them mounts a file system, which takes root.
+//
 //	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
 //
 // It needs checkouts of BitBake and openembedded-core, and no network: the recipes are four, their sources local git
@@ -133,6 +136,7 @@ func run(ctx context.Context, o options) (err error) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
 		}
 	}
+	err = errors.Join(err, tryFaults(ctx, w, matching(o.only, faultCases())))
 	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
 }
 
