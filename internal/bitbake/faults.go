@@ -128,7 +128,7 @@ func tryFaults(ctx context.Context, w *world, builds []faultBuild) (err error) {
 	}
 	defer t.gate.stop()
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "build\twanted\tfetched\tcompiled\texit\tERROR\tseconds\tthe agent says")
+	fmt.Fprintln(table, "build\twanted\tfetched\twrong\tcompiled\texit\tERROR\tseconds\tthe agent says")
 	for _, b := range builds {
 		if ctx.Err() != nil {
 			break
@@ -230,14 +230,23 @@ func (t *faultTrial) try(ctx context.Context, b faultBuild) (line string, err er
 	if err != nil {
 		return "", err
 	}
-	hits, faults := r.account(during)
+	k, faults := r.account(ctx, during)
 	said := ""
-	if b.scheme == "agent" {
+	switch {
+	case b.scheme == "https" && b.fault.name == "rotten": // the gate does not verify again what lies in its own directory, and BitBake never does
+		if k.wrong == 0 {
+			faults = errors.Join(faults, errors.New("no wrong bytes came"))
+		}
+	case b.scheme == "https":
+		if k.wrong > 0 {
+			faults = errors.Join(faults, fmt.Errorf("%d objects of its cache have wrong bytes", k.wrong))
+		}
+	default:
 		var fault error
 		said, fault = r.checkAgent(ctx)
-		faults = errors.Join(faults, r.checkBuild(during, hits, b.all), fault)
+		faults = errors.Join(faults, r.checkBuild(during, k, b.all), fault)
 	}
-	line = fmt.Sprintf("%s\t%d\t%d\t%d of %d\t%d\t%d\t%.0f\t%s", b.name(), during.wanted, hits, len(during.compiled), len(bulk()), during.exit, len(during.errors), during.took.Seconds(), said)
+	line = fmt.Sprintf("%s\t%d\t%d\t%d\t%d of %d\t%d\t%d\t%.0f\t%s", b.name(), during.wanted, k.fetched, k.wrong, len(during.compiled), len(bulk()), during.exit, len(during.errors), during.took.Seconds(), said)
 	return line, errors.Join(faults, r.after(ctx))
 }
 
@@ -313,8 +322,8 @@ func (r *faultRun) after(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hits, err := r.account(b)
-	if err = errors.Join(err, r.checkBuild(b, hits, true)); err != nil {
+	k, err := r.account(ctx, b)
+	if err = errors.Join(err, r.checkBuild(b, k, true)); err != nil {
 		return fmt.Errorf("the build after it: %w", err)
 	}
 	return nil
@@ -327,41 +336,53 @@ func (r *faultRun) build(ctx context.Context, name string) (result, error) {
 	return r.w.build(ctx, order{name: name, home: r.w.path("homes/" + r.name()), conf: r.conf, ca: r.gate.path("ca.pem"), layers: r.layers, targets: bulk()})
 }
 
-// account compares what a build fetched with what was published, byte by byte, and what its recipes came to with their sources. What it built by
-// itself has other bytes and must be whole. It returns how many archives were fetched.
-func (r *faultRun) account(b result) (hits int, err error) {
+// kept is what a build has in its cache of what it did not make by itself, in archives, and how many archives and siginfo files are wrong: what
+// was fetched is to be what was published, byte by byte, and what was made, which has other bytes, is to be whole.
+type kept struct{ fetched, wrong int }
+
+// account looks through a build's cache. What its recipes came to is compared with their sources, in whichever way it was come by.
+func (r *faultRun) account(ctx context.Context, b result) (k kept, err error) {
 	sstate := filepath.Join(b.dir, "sstate")
 	output, err := os.ReadFile(filepath.Join(b.dir, "output"))
 	if err != nil {
-		return 0, err
+		return k, err
 	}
 	names, err := objects(sstate, true)
 	if err != nil {
-		return 0, err
+		return k, err
 	}
 	for _, name := range names {
 		archive := strings.TrimSuffix(name, ".siginfo")
-		if bytes.Contains(output, fmt.Appendf(nil, "NOTE: recipe %s-1.0-r0: task do_%s: Succeeded\n", recipeOf(name), taskOf(archive))) {
-			if archive == name {
-				err = errors.Join(err, command(context.Background(), sstate, nil, "pzstd", "--quiet", "--test", name))
+		made := bytes.Contains(output, fmt.Appendf(nil, "NOTE: recipe %s-1.0-r0: task do_%s: Succeeded\n", recipeOf(name), taskOf(archive)))
+		switch {
+		case made && archive != name:
+		case made && command(ctx, sstate, nil, "pzstd", "--quiet", "--test", name) != nil:
+			k.wrong++
+		case made:
+		default:
+			if _, fault := sameBytes(r.cache, sstate, []string{name}); fault != nil {
+				k.wrong++
+			} else if archive == name {
+				k.fetched++
 			}
-			continue
-		}
-		same, fault := sameBytes(r.cache, sstate, []string{name})
-		if err = errors.Join(err, fault); archive == name {
-			hits += same
 		}
 	}
+	return k, r.checkContents(b)
+}
+
+// checkContents compares what the recipes came to with their sources.
+func (r *faultRun) checkContents(b result) error {
+	var faults []error
 	for _, name := range bulk() {
-		content, fault := os.ReadFile(filepath.Join(b.dir, "tmp/sysroots-components/x86_64", name, "usr/share", name+".bin"))
-		if b.exit == 0 && fault != nil {
-			err = errors.Join(err, fault)
-		}
-		if fault == nil && !bytes.Equal(content, bulkContent(name)) {
-			err = errors.Join(err, fmt.Errorf("%s has other bytes", name))
+		content, err := os.ReadFile(filepath.Join(b.dir, "tmp/sysroots-components/x86_64", name, "usr/share", name+".bin"))
+		switch {
+		case err != nil && b.exit == 0:
+			faults = append(faults, err)
+		case err == nil && !bytes.Equal(content, bulkContent(name)):
+			faults = append(faults, fmt.Errorf("%s has other bytes", name))
 		}
 	}
-	return hits, err
+	return errors.Join(faults...)
 }
 
 // taskOf returns the task of an archive, without "do_": "..._TASK.tar.zst" behind 64 hex digits.
@@ -370,16 +391,21 @@ func taskOf(name string) string {
 }
 
 // checkBuild compares a build with what is to come of it.
-func (r *faultRun) checkBuild(b result, hits int, all bool) error {
+func (r *faultRun) checkBuild(b result, k kept, all bool) error {
 	var faults []error
-	if b.exit != 0 || len(b.errors) > 0 || b.traceback || !b.succeeded {
-		faults = append(faults, fmt.Errorf("exit code %d, a traceback: %v, errors: %q", b.exit, b.traceback, b.errors))
+	log, err := os.ReadFile(filepath.Join(b.dir, "bitbake-cookerdaemon.log"))
+	traceback := b.traceback || bytes.Contains(log, []byte("Traceback (most recent call last)"))
+	if err != nil || b.exit != 0 || len(b.errors) > 0 || traceback || !b.succeeded {
+		faults = append(faults, fmt.Errorf("exit code %d, a traceback: %v, errors: %q: %w", b.exit, traceback, b.errors, err))
+	}
+	if k.wrong > 0 {
+		faults = append(faults, fmt.Errorf("%d objects of its cache have wrong bytes", k.wrong))
 	}
 	switch {
 	case b.wanted != 3*len(bulk()):
 		faults = append(faults, fmt.Errorf("%d objects wanted", b.wanted))
 	case all && (b.missed > 0 || len(b.compiled) > 0):
-		faults = append(faults, fmt.Errorf("%d objects fetched, %d missed, %q compiled", hits, b.missed, b.compiled))
+		faults = append(faults, fmt.Errorf("%d objects fetched, %d missed, %q compiled", k.fetched, b.missed, b.compiled))
 	case !all && len(b.compiled) == 0:
 		faults = append(faults, errors.New("all was fetched, nothing went wrong"))
 	}
