@@ -180,7 +180,7 @@ func (a *Agent) complain(ctx context.Context, err error) {
 	case errors.Is(err, errSpoolFull):
 		a.warn.add(causeSpool, "objects cannot be fetched: "+err.Error())
 	case errors.Is(err, client.ErrBytes):
-		a.warn.add(causeBytes, "an object is withheld: "+err.Error())
+		a.warn.add(causeBytes, "an object is withheld; tell who runs the gate: "+err.Error())
 	case errors.As(err, &refusal):
 		a.warn.add(causeAnswer, "objects cannot be had: "+err.Error())
 	default:

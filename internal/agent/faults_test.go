@@ -290,6 +290,31 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// ending is Credentials that get no other token when one is refused.
+type ending struct{ *tokens }
+
+func (c ending) Refused(authn.Secret) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = errors.New("the key is not in ssh-agent")
+}
+
+// TestNoOtherToken: an agent that signs in by itself says why it cannot, and sends nobody to sign in.
+func TestNoOtherToken(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	creds := ending{&tokens{}}
+	creds.set(g.As("bob").Token)
+	h := start(t, g, "bob", func(c *Config) { c.Credentials = creds })
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.want("presence", h.status("HEAD", path, false), 404)
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	h.want("presence with the revoked token", h.status("HEAD", path, false), 404)
+	if s := h.agent.Status(); s.TokenFault != "the gate does not take the token: it has ended or was revoked; the key is not in ssh-agent" {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestRefusedTokenIsNotRepeated: a token that the gate does not take is tried again by one question in each pause.
 func TestRefusedTokenIsNotRepeated(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})

@@ -81,10 +81,14 @@ func (l *link) do(ctx context.Context, attempts int, ask func(*client.Client) er
 			return generation, err
 		}
 		l.creds.Refused(token)
-		if next, err := l.creds.Token(ctx); first && err == nil && next.Reveal() != token.Reveal() {
+		next, err := l.creds.Token(ctx)
+		switch {
+		case first && err == nil && next.Reveal() != token.Reveal():
 			continue
+		case err != nil && ctx.Err() != nil:
+			return 0, err // nobody waits for the answer
 		}
-		return 0, l.turnedAway(token)
+		return 0, l.turnedAway(token, err)
 	}
 }
 
@@ -163,12 +167,15 @@ func (l *link) away() error {
 	return nil
 }
 
-// turnedAway notes that the gate does not take the credential.
-func (l *link) turnedAway(token authn.Secret) error {
+// turnedAway notes that the gate does not take the credential. none is why there is no other; nil: there is just this one.
+func (l *link) turnedAway(token authn.Secret, none error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := "the gate does not take the token: it has ended or was revoked; run lychgate login"
-	if token.IsZero() {
+	switch {
+	case none != nil:
+		text = "the gate does not take the token: it has ended or was revoked; " + none.Error()
+	case token.IsZero():
 		text = "the gate takes nobody without a token, nor the client certificate if one was shown; run lychgate login"
 	}
 	l.lost, l.pause = nil, 0

@@ -27,9 +27,19 @@ const (
 	firstCommands = 6
 )
 
-// tryFirst runs the first block of commands in docs/yocto.md as they stand there, in a home with an SSH key, a build directory and nothing else:
+// tryFirst makes the trial, if it is wanted.
+func tryFirst(ctx context.Context, w *world, trials []firstHit) error {
+	for _, b := range trials {
+		if err := tryCommands(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", b.name(), err)
+		}
+	}
+	return nil
+}
+
+// tryCommands runs the first block of commands in docs/yocto.md as they stand there, in a home with an SSH key, a build directory and nothing else:
 // git clones the commit that is checked out, and Go compiles everything anew. The modules are there, unless GOMODCACHE says otherwise.
-func tryFirst(ctx context.Context, w *world) error {
+func tryCommands(ctx context.Context, w *world) error {
 	script, err := firstScript("docs/yocto.md")
 	if err != nil {
 		return err

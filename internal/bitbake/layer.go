@@ -85,6 +85,16 @@ do_install() {
 }
 `
 
+// tryLayers makes the trial, if it is wanted.
+func tryLayers(ctx context.Context, w *world, trials []layerBuild) error {
+	for _, b := range trials {
+		if err := tryLayer(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", b.name(), err)
+		}
+	}
+	return nil
+}
+
 // tryLayer makes the builds and checks what is documented of the layer.
 func tryLayer(ctx context.Context, w *world) error {
 	l := &layerTrial{w: w, revs: map[string]string{}}

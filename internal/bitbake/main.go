@@ -8,6 +8,9 @@
 // and ssh, with hash equivalence and without. What each is to find is worked out from the recipes alone. The runs sample-... ask for a
 // cache that another build left, with BitBake's fetcher.
 //
+// During the builds faults-... something goes wrong between BitBake and the bytes: the gate, the token, the network, a disk, other clients. With
+// the agent no build may fail for it. They build toxiproxy, which takes the Go module proxy, and one of them mounts a file system, which takes root.
+//
 //	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-sample DIR] [-only REGEXP] [-keep]
 //
 // It needs checkouts of BitBake and openembedded-core, and no network: the sources are local git repositories, and no compiler is
@@ -25,7 +28,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -142,25 +144,17 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
-	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
-	err = errors.Join(err, faults)
-	larger, faults := tryScale(ctx, w, matching(o.only, scaleCases()))
-	err = errors.Join(err, faults)
-	asked, faults := trySample(ctx, w, matching(o.only, sampleCases()))
-	err = errors.Join(err, faults)
-	for _, b := range matching(o.only, []layerBuild{{}}) {
-		if faults := tryLayer(ctx, w); faults != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
-		}
-	}
-	err = errors.Join(err, tryPushes(ctx, w, matching(o.only, pushCases())))
-	for _, b := range matching(o.only, []firstHit{{}}) {
-		if faults := tryFirst(ctx, w); faults != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
-		}
-	}
-	return errors.Join(writeTable(os.Stdout, slices.Concat(rows, more, larger, asked)), err)
+	var rows []row
+	add := func(more []row, faults error) { rows, err = append(rows, more...), errors.Join(err, faults) }
+	add(tryMirrors(ctx, w, matching(o.only, cases())))
+	add(tryHashes(ctx, w, matching(o.only, hashCases())))
+	add(tryScale(ctx, w, matching(o.only, scaleCases())))
+	add(trySample(ctx, w, matching(o.only, sampleCases())))
+	add(nil, tryLayers(ctx, w, matching(o.only, []layerBuild{{}})))
+	add(nil, tryPushes(ctx, w, matching(o.only, pushCases())))
+	add(nil, tryFaults(ctx, w, matching(o.only, faultCases())))
+	add(nil, tryFirst(ctx, w, matching(o.only, []firstHit{{}})))
+	return errors.Join(writeTable(os.Stdout, rows), err)
 }
 
 // matching returns the builds whose names match.
