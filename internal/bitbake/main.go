@@ -128,12 +128,7 @@ func run(ctx context.Context, o options) (err error) {
 	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
 	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
 	err = errors.Join(err, faults)
-	for _, b := range matching(o.only, []layerBuild{{}}) {
-		if faults := tryLayer(ctx, w); faults != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
-		}
-	}
-	err = errors.Join(err, tryPushes(ctx, w, matching(o.only, pushCases())))
+	err = errors.Join(err, tryLayers(ctx, w))
 	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
 }
 
