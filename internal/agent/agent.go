@@ -70,9 +70,10 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
-	create   func(dir string) (spoolFile, error)
-	patience time.Duration
+	// create makes a file of the spool, patience is how often a client that waits is told to go on, and unread how long one may take nothing: for
+	// tests.
+	create           func(dir string) (spoolFile, error)
+	patience, unread time.Duration
 
 	// opened is a cache that several agents have in common, in place of Cache. None of them closes it.
 	opened *cache
@@ -149,6 +150,7 @@ func (conf Config) withDefaults() Config {
 		conf.Now = time.Now
 	}
 	conf.patience = cmp.Or(conf.patience, patienceTime)
+	conf.unread = cmp.Or(conf.unread, unreadTime)
 	if conf.create == nil {
 		conf.create = createFile
 	}
@@ -179,6 +181,7 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer func() { hangUp(); cancel(); all.Wait(); a.spool.close() }()
 	a.spool.start(work)
 	all.Go(func() { a.upkeep(work) })
+	all.Go(func() { a.attend(work) })
 	server := a.server(work)
 	server.SetKeepAlivesEnabled(!a.conf.brief)
 	failed := make(chan error, len(listeners)+len(a.hashes))
@@ -229,10 +232,8 @@ func (a *Agent) drain() {
 	}
 }
 
-// upkeep forgets what is old, sums up builds, and asks once for each token whose it is, until ctx is done.
+// upkeep forgets what is old, and sums up builds, until ctx is done.
 func (a *Agent) upkeep(ctx context.Context) {
-	var asking sync.WaitGroup
-	defer asking.Wait()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -242,8 +243,22 @@ func (a *Agent) upkeep(ctx context.Context) {
 		case <-tick.C:
 			a.spool.sweep()
 			a.count.sumUp(a.conf.Now(), a.conf.Quiet, a.log)
-			if a.link.nameless() {
-				asking.Go(func() { a.link.introduce(ctx) })
+		}
+	}
+}
+
+// attend asks the gate, once for each token, whose it is, and sees whether what was wrong with it or the token is over, though BitBake asks nothing,
+// until ctx is done.
+func (a *Agent) attend(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if a.link.nameless() || a.link.idle() || a.link.replaced(ctx) {
+				a.link.introduce(ctx)
 			}
 		}
 	}
