@@ -87,7 +87,7 @@ func (f *agentFlags) controlFlag(cmd *cobra.Command) { controlFlag(cmd, &f.contr
 
 // controlFlag says where an agent is asked how it is.
 func controlFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "control", os.Getenv("LYCHGATE_AGENT"), "control `socket` of the agent; LYCHGATE_AGENT names it too; default: lychgate/agent.sock in $XDG_RUNTIME_DIR")
+	cmd.Flags().StringVar(path, "control", os.Getenv("LYCHGATE_AGENT"), "control `socket` of the agent; LYCHGATE_AGENT names it too; default: lychgate/agent.sock in $XDG_RUNTIME_DIR, or that of a shared agent")
 }
 
 // controlPath returns where to ask an agent: one's own, else the shared one of this machine if there is one.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -125,10 +126,12 @@ func TestRecentIsBounded(t *testing.T) {
 	var r recent
 	now := time.Unix(0, 0)
 	const extra = 5_000
+	before, after, _ := strings.Cut(gwtest.NewObject("recipe", "package").Name, "recipe")
+	name := func(i int) key { return key{"main", before + "recipe" + strconv.Itoa(i) + after} }
 	for i := range recentKept + extra {
-		r.note(key{"main", gwtest.NewObject(fmt.Sprint("recipe", i), "package").Name}, false, nil, now)
+		r.note(name(i), false, nil, now)
 	}
-	last := key{"main", gwtest.NewObject(fmt.Sprint("recipe", recentKept+extra-1), "package").Name}
+	last := name(recentKept + extra - 1)
 	r.note(last, true, nil, now)
 	n, found := 0, 0
 	r.each(func(_ key, _ artifact.Ref, o outcome) {

@@ -277,6 +277,7 @@ func (s *Shared) Join(ctx context.Context, uid int, token authn.Secret) (gateway
 	}
 	t.creds.set(token)
 	delete(s.told, uid)
+	s.log.Info("a user has joined", "uid", uid, "as", me.Name, "forge", me.Forge)
 	return me, nil
 }
 
