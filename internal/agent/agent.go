@@ -65,10 +65,12 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// create makes a file of the spool, patience is how often a client that waits is told to go on, and unread how long one may take nothing: for
-	// tests.
-	create           func(dir string) (spoolFile, error)
-	patience, unread time.Duration
+	// unread is how long a client may take nothing of its download: for tests.
+	unread time.Duration
+
+	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
+	create   func(dir string) (spoolFile, error)
+	patience time.Duration
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
