@@ -22,7 +22,7 @@ type pushFlags struct {
 	layers, stamps, records                                          []string
 	namesFile                                                        string
 	jobs                                                             int
-	dryRun, again, quiet, asJSON, inPlace                            bool
+	dryRun, again, quiet, asJSON, inPlace, follow                    bool
 }
 
 func (f *pushFlags) flags(cmd *cobra.Command) {
@@ -53,17 +53,22 @@ them by recipe, signs a statement for each group, and uploads what the gate does
 started again: it goes on where it was.
 
 What it cannot derive and the gate does not have it does not push, and says why. docs/push.md explains what it needs to
-know of layers, submodules and noexec tasks. Exit codes: 0 all is published, 1 something was refused or failed, or there
+know of layers, submodules and noexec tasks. With --follow it pushes along with a build: meta-lychgate starts it so.
+Exit codes: 0 all is published, 1 something was refused or failed, or there
 was nothing to push, 3 something could not be derived.`,
 		Example: "  lychgate push build/sstate-cache --gate https://gate.example.com --token-file ci.token --key ~/.ssh/id_ed25519",
 		Args:    exactArgs(1, "the cache's directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.follow {
+				return followDir(cmd, r, f, args[0])
+			}
 			report, err := pushDir(cmd.Context(), r, f, args[0], progress(cmd, f.quiet))
 			return finishPush(cmd, report, named(args[0], err), f.asJSON)
 		},
 	}
 	r.flags(cmd)
 	f.flags(cmd)
+	cmd.Flags().BoolVar(&f.follow, "follow", false, "push what a build makes while it makes it, until standard input ends, and then what is left; needs --records")
 	return cmd
 }
 
@@ -123,6 +128,22 @@ func pushMirror(ctx context.Context, r remote, f pushFlags, url string, p client
 }
 
 func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p client.Progress) (*client.Report, error) {
+	opt, err := f.options(cache, p)
+	if err != nil {
+		return nil, err
+	}
+	if f.dryRun {
+		return client.Plan(ctx, opt)
+	}
+	c, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	return c.Push(ctx, opt)
+}
+
+// options says what to push, and as what. A dry run needs no key.
+func (f *pushFlags) options(cache client.Cache, p client.Progress) (client.PushOptions, error) {
 	opt := client.PushOptions{
 		Cache: cache, Zone: f.zone, Audience: f.audience, Builder: f.builder, Invocation: f.invocation,
 		InPlace: f.inPlace, Again: f.again, Jobs: f.jobs, Progress: p,
@@ -132,22 +153,15 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 		opt.RecordedJob = f.invocation == ""
 	}
 	var err error
-	if opt.Derive, err = f.derive(); err != nil {
-		return nil, err
-	}
-	if f.dryRun {
-		return client.Plan(ctx, opt)
+	if opt.Derive, err = f.derive(); err != nil || f.dryRun {
+		return opt, err
 	}
 	if opt.Signer, err = client.LoadSigner(client.SignerOptions{
 		Key: f.key, Certificate: f.certificate, AgentSocket: os.Getenv("SSH_AUTH_SOCK"), Passphrase: askPassphrase,
 	}); err != nil {
-		return nil, &exitError{code: exitUsage, err: err}
+		return opt, &exitError{code: exitUsage, err: err}
 	}
-	c, err := r.open()
-	if err != nil {
-		return nil, err
-	}
-	return c.Push(ctx, opt)
+	return opt, nil
 }
 
 // derive reads what the siginfo files do not say.

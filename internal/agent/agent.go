@@ -60,17 +60,25 @@ type Config struct {
 	Quiet time.Duration
 	// Hash opens hash equivalence: for each zone, the gate's server. See [Hash].
 	Hash []Hash
+	// Verifier says whose word counts about what an object is. When there is one, an object is handed out only when a signed statement that it
+	// opens names the object with its digest; nil: the gate's word is enough.
+	Verifier Verifier
+	// VerifyZones are the zones that such a statement may have been made for; none: any.
+	VerifyZones []string
 	// AnyUser serves every user of this machine on TCP, for systems on which the owner of a connection cannot be found out.
 	AnyUser bool
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// unread is how long a client may take nothing of its download: for tests.
-	unread time.Duration
+	// create makes a file of the spool, patience is how often a client that waits is told to go on, and unread how long one may take nothing: for
+	// tests.
+	create           func(dir string) (spoolFile, error)
+	patience, unread time.Duration
 
-	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
-	create   func(dir string) (spoolFile, error)
-	patience time.Duration
+	// opened is a cache that several agents have in common, in place of Cache. None of them closes it.
+	opened *cache
+	// brief ends each connection of HTTP after an answer: who has found nothing may find something on the next.
+	brief bool
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -82,8 +90,10 @@ type Agent struct {
 	log      *slog.Logger
 	link     *link
 	presence *presence
+	vouch    *vouching // nil unless statements are asked for
 	spool    *spool
 	warn     *warnings
+	recent   recent
 	count    counts
 	hashes   []*hashZone
 
@@ -108,8 +118,9 @@ func New(conf Config) (*Agent, error) {
 	a.count.started = conf.Now()
 	a.link = &link{client: conf.Client, creds: conf.Credentials, now: conf.Now, warn: a.warn, log: conf.Log}
 	a.presence = &presence{agent: a, pending: map[string]*batch{}}
+	a.vouch = newVouching(conf, a.link)
 	a.spool = newSpool(a)
-	if conf.Cache != "" {
+	if a.spool.cache = conf.opened; conf.opened == nil && conf.Cache != "" {
 		var err error
 		if a.spool.cache, err = openCache(conf.Cache, conf.CacheBytes, conf.Now); err != nil {
 			return nil, err
@@ -172,6 +183,7 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	all.Go(func() { a.upkeep(work) })
 	all.Go(func() { a.attend(work) })
 	server := a.server(work)
+	server.SetKeepAlivesEnabled(!a.conf.brief)
 	failed := make(chan error, len(listeners)+len(a.hashes))
 	for _, ln := range listeners {
 		a.place(ln)

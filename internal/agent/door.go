@@ -91,6 +91,7 @@ func (a *Agent) answerPresence(w http.ResponseWriter, r *http.Request, k key) {
 	if err != nil {
 		a.complain(r.Context(), err)
 	}
+	a.note(r.Context(), k, there, err)
 	a.count.answered(there, err)
 	if !there {
 		w.WriteHeader(http.StatusNotFound)
@@ -107,10 +108,12 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	o, err := a.obtain(w, r, k, promised)
 	if err != nil {
 		a.complain(r.Context(), err)
+		a.note(r.Context(), k, false, err)
 		a.count.failed(err)
 		http.NotFound(w, r)
 		return
 	}
+	a.note(r.Context(), k, true, nil)
 	client := http.NewResponseController(w)
 	alive := func() { _ = client.SetWriteDeadline(time.Now().Add(a.conf.unread)) } // where there is none, a client may take all day
 	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size, alive: alive}
@@ -153,15 +156,25 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 	}
 }
 
+// note remembers what BitBake is told, unless it does not wait for it.
+func (a *Agent) note(ctx context.Context, k key, there bool, err error) {
+	if ctx.Err() == nil {
+		a.recent.note(k, there, err, a.conf.Now())
+	}
+}
+
 // complain says why something cannot be had. Each cause is said once.
 func (a *Agent) complain(ctx context.Context, err error) {
 	var refusal *client.Error
 	var token *tokenError
 	var disk *diskError
+	var unverified *unverifiedError
 	switch {
 	case isAbsent(err), errors.Is(err, errLost), errors.Is(err, errSlow), errors.As(err, &token), client.Unreachable(err):
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
+	case errors.As(err, &unverified):
+		a.warn.add(unverified.cause, "an object is withheld, since nobody you trust vouches for it: "+err.Error())
 	case errors.As(err, &disk):
 		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails; make room there, or choose another with --spool: "+err.Error())
 	case errors.Is(err, errSpoolFull):

@@ -123,7 +123,9 @@ func (s *spool) close() {
 	for _, o := range s.objects {
 		s.drop(o)
 	}
-	_ = s.cache.close() // nothing is written through it
+	if s.agent.conf.opened == nil {
+		_ = s.cache.close() // nothing is written through it
+	}
 }
 
 // obtain returns an object that the user may read, with all its bytes here, and promises it: for a while it may be had again as promised.
@@ -217,10 +219,13 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if held != nil || s.cache != nil {
+	if held != nil || s.cache != nil || s.agent.vouch != nil {
 		asked := s.agent.conf.Now()
 		digest, generation, err := s.stat(ctx, k)
 		if err != nil {
+			return nil, err
+		}
+		if err := s.agent.vouch.check(ctx, k, digest); err != nil {
 			return nil, err
 		}
 		if held != nil && digest == held.digest {
@@ -286,6 +291,9 @@ func (s *spool) download(ctx context.Context, k key) (*object, error) {
 		}
 		return err
 	})
+	if err == nil {
+		err = s.agent.vouch.check(ctx, k, o.digest) // these may be other bytes than those that were asked about
+	}
 	if err != nil {
 		w.discard()
 		return nil, err
@@ -303,7 +311,7 @@ func (s *spool) land(k key, f *flight, held, o *object, err error) {
 	now := s.agent.conf.Now()
 	if held != nil {
 		s.leave(held)
-		if o != held && (o != nil || isAbsent(err)) {
+		if o != held && (o != nil || isAbsent(err) || isUnverified(err)) {
 			s.drop(held)
 		}
 	}
@@ -470,6 +478,12 @@ func (w *spoolWriter) Write(p []byte) (int, error) {
 			return n, &diskError{err}
 		}
 	}
+}
+
+// isUnverified reports whether an error says that nobody who is trusted vouches for the object.
+func isUnverified(err error) bool {
+	var unverified *unverifiedError
+	return errors.As(err, &unverified)
 }
 
 // isAbsent reports whether an error says that the gate has no such object for the user.

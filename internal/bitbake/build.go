@@ -38,6 +38,8 @@ type order struct {
 	only  []string  // arguments that make it less than a build
 	ca    string    // file of the authority that Python trusts; empty for the system's
 	watch io.Writer // gets BitBake's output as it comes; nil for nobody
+	// started is told the process of BitBake's command, and does not wait; nil for nobody.
+	started func(pid int)
 	// layers and targets are others than the world's own; nil for those.
 	layers, targets []string
 	env             []string // beside what every build has
@@ -84,7 +86,12 @@ func (w *world) build(ctx context.Context, o order) (result, error) {
 	}
 	cmd.Stderr = cmd.Stdout
 	start := time.Now()
-	err = cmd.Run()
+	if err = cmd.Start(); err == nil {
+		if o.started != nil {
+			o.started(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
 	r.took, r.exit = time.Since(start), cmd.ProcessState.ExitCode()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {

@@ -3,14 +3,19 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lychgate/lychgate/gateway/audit"
+	"github.com/lychgate/lychgate/internal/devca"
 	"github.com/lychgate/lychgate/internal/gwtest/loopback"
 	"github.com/lychgate/lychgate/internal/gwtest/server"
 )
@@ -20,6 +25,7 @@ type gate struct {
 	w                 *world
 	name              string // of its directory and its log
 	https, ssh, admin string // addresses
+	conf              string // its configuration, once that is not quickstart's own any more
 	process           *server.Process
 }
 
@@ -44,9 +50,50 @@ func startGate(ctx context.Context, w *world, name string) (*gate, error) {
 
 // serve starts the gate's process, also again, and waits until it is open.
 func (g *gate) serve(ctx context.Context, opened func() bool) (err error) {
-	g.process, err = server.Start(ctx, g.w.dir, g.name, nil, opened,
-		g.w.o.gate, "quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin)
+	args := []string{"quickstart", "--dir", g.path(""), "--https", g.https, "--ssh", g.ssh, "--admin", g.admin}
+	if g.conf != "" {
+		args = []string{"serve", "--config", g.conf}
+	}
+	g.process, err = server.Start(ctx, g.w.dir, g.name, nil, opened, append([]string{g.w.o.gate}, args...)...)
 	return err
+}
+
+// takeCertificates has the gate take client certificates, and makes one for each of some users: USER.pem, with the key in it.
+func (g *gate) takeCertificates(ctx context.Context, users ...string) error {
+	authority, err := devca.Open(g.path("clients"), time.Now)
+	if err != nil {
+		return err
+	}
+	for _, user := range users {
+		cert, err := authority.Client("spiffe://example.com/user/" + user)
+		if err != nil {
+			return err
+		}
+		key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+		if err != nil {
+			return err
+		}
+		text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+		for _, der := range cert.Certificate {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+		if err := os.WriteFile(g.path(user+".pem"), text, 0o600); err != nil {
+			return err
+		}
+	}
+	conf, err := os.ReadFile(g.path("lychgate.yaml"))
+	if err != nil {
+		return err
+	}
+	text := strings.Replace(string(conf), "https:\n", "https:\n  client_ca: clients.pem\n", 1) +
+		"certificates:\n  - {uri: \"spiffe://example.com/user/{name}\", principal: {forge: git.example.com}}\n"
+	g.conf = g.path("clients.yaml")
+	err = errors.Join(os.WriteFile(g.path("clients.pem"), authority.PEM(), 0o600), os.WriteFile(g.conf, []byte(text), 0o600))
+	if err != nil {
+		return err
+	}
+	g.stop()
+	return g.serve(ctx, g.ready)
 }
 
 func (g *gate) stop() { g.process.Stop() }
@@ -78,8 +125,8 @@ func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string)
 	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
 }
 
-// agent starts an agent with a token, and returns what it says that conf/local.conf needs.
-func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, stop func(), err error) {
+// agent starts an agent with a token and further flags, and returns what it says that conf/local.conf needs.
+func (g *gate) agent(ctx context.Context, name, tokenFile string, flags ...string) (conf string, stop func(), err error) {
 	control := g.w.path("agents/" + name + ".sock")
 	opened := func() bool {
 		if exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() != nil {
@@ -89,8 +136,11 @@ func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, 
 		conf = string(text)
 		return err == nil
 	}
-	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, g.w.o.gate, "agent", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
-		"--token-file", tokenFile, "--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"))
+	argv := append([]string{
+		g.w.o.gate, "agent", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"), "--token-file", tokenFile,
+		"--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"),
+	}, flags...)
+	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, argv...)
 	if err != nil {
 		return "", nil, err
 	}
@@ -127,6 +177,15 @@ func (g *gate) counts(ctx context.Context) (counts, error) {
 		}
 	}
 	return c, nil
+}
+
+// since returns what was answered after before was counted.
+func (c counts) since(before counts) counts {
+	after := maps.Clone(c)
+	for what, n := range before {
+		after[what] -= n
+	}
+	return after
 }
 
 // labelsOf reads a="b",c="d"; no value here has a comma or a quote in it.

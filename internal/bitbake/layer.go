@@ -85,6 +85,16 @@ do_install() {
 }
 `
 
+// tryLayers makes the trial, if it is wanted.
+func tryLayers(ctx context.Context, w *world, trials []layerBuild) error {
+	for _, b := range trials {
+		if err := tryLayer(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", b.name(), err)
+		}
+	}
+	return nil
+}
+
 // tryLayer makes the builds and checks what is documented of the layer.
 func tryLayer(ctx context.Context, w *world) error {
 	l := &layerTrial{w: w, revs: map[string]string{}}
@@ -235,7 +245,7 @@ func sameHashes(one, other string) error {
 	if len(a) < 100 || !slices.Equal(a, b) {
 		return fmt.Errorf("%d task hashes without the class, %d with it, and they must be the same", len(a), len(b))
 	}
-	fmt.Fprintf(os.Stderr, "layer: %d task hashes, the same with the class and without\n", len(a))
+	fmt.Fprintf(os.Stderr, "%d task hashes, the same with the class and without\n", len(a))
 	return nil
 }
 
@@ -244,6 +254,9 @@ func taskHashes(build string) (names []string, err error) {
 	for _, dir := range []string{"sstate", "tmp/stamps"} {
 		root := filepath.Join(build, dir)
 		err = errors.Join(err, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if path == root && errors.Is(err, fs.ErrNotExist) {
+				return nil // a build of nothing makes no cache
+			}
 			if strings.HasSuffix(path, ".siginfo") || strings.Contains(path, ".sigdata.") || strings.Contains(path, ".sigbasedata.") {
 				names = append(names, strings.TrimPrefix(path, build))
 			}
@@ -259,9 +272,7 @@ func (l *layerTrial) checkRecords(build string) error {
 	names, err := objects(filepath.Join(build, "sstate"), false)
 	records := filepath.Join(build, "tmp/lychgate/records")
 	for _, name := range names {
-		base := strings.TrimSuffix(name[strings.LastIndex(name, ":")+1:], ".tar.zst")
-		hash, task, _ := strings.Cut(base, "_")
-		file := filepath.Join(records, hash[:2], recipeOf(name)+".do_"+task+"."+hash+".json")
+		file := recordOf(records, name)
 		text, err2 := os.ReadFile(file)
 		switch {
 		case err2 != nil:
@@ -273,6 +284,13 @@ func (l *layerTrial) checkRecords(build string) error {
 		}
 	}
 	return err
+}
+
+// recordOf is the file with the record of an object.
+func recordOf(records, name string) string {
+	base := strings.TrimSuffix(name[strings.LastIndex(name, ":")+1:], ".tar.zst")
+	hash, task, _ := strings.Cut(base, "_")
+	return filepath.Join(records, hash[:2], recipeOf(name)+".do_"+task+"."+hash+".json")
 }
 
 // checkPlan compares the sources of each recipe with what it is made of, with the records and without.

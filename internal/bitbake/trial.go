@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,7 +52,7 @@ func newTrial(ctx context.Context, w *world) (*trial, error) {
 	if t.gate, err = startGate(ctx, w, "gate"); err != nil {
 		return nil, err
 	}
-	if err := t.gate.push(ctx, t.cache); err != nil {
+	if err := errors.Join(t.gate.takeCertificates(ctx, "alice", "bob"), t.gate.push(ctx, t.cache)); err != nil {
 		t.gate.stop()
 		return nil, err
 	}
@@ -83,6 +82,7 @@ type build struct {
 	scheme, user string
 	shared       bool // ssh connections are
 	away         bool // the gate is, from when BitBake has been told what is there, and before it fetches it
+	client       bool // with lychgate-client.bbclass, and over https with a client certificate and nothing else
 }
 
 // cases are the builds, in order. The stranger's refused attempts come last: a gate slows down who has many.
@@ -100,6 +100,10 @@ func cases() []build {
 		{scheme: "ssh", user: "alice", shared: true},
 		{scheme: "sftp", user: "alice"},
 		{scheme: "sftp", user: "bob"},
+		{scheme: "sftp", user: "alice", client: true},
+		{scheme: "sftp", user: "bob", client: true},
+		{scheme: "https", user: "alice", client: true},
+		{scheme: "https", user: "bob", client: true},
 		{scheme: "agent", user: "stranger"}, // who has no token
 		{scheme: "ssh", user: "stranger"},
 	}
@@ -111,6 +115,9 @@ func (b build) name() string {
 	}
 	if b.away {
 		return b.scheme + "-" + b.user + "-away"
+	}
+	if b.client {
+		return b.scheme + "-" + b.user + "-client"
 	}
 	return b.scheme + "-" + b.user
 }
@@ -161,6 +168,13 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 		return r, err
 	}
 	o := order{name: b.name(), home: t.w.path("homes/" + b.name()), conf: conf}
+	if b.client {
+		own, err := filepath.Abs("layers/meta-lychgate")
+		if err != nil {
+			return r, err
+		}
+		o.layers = []string{t.w.path("layer"), own}
+	}
 	if b.scheme == pulled {
 		if err := t.pull(ctx, b, o); err != nil {
 			return r, err
@@ -169,12 +183,11 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if r.result, err = t.run(ctx, b, o); err != nil || b.away {
 		return r, err // a gate that was started again counts from the beginning
 	}
-	if r.counts, err = t.gate.counts(ctx); err != nil {
+	after, err := t.gate.counts(ctx)
+	if err != nil {
 		return r, err
 	}
-	for what, n := range before {
-		r.counts[what] -= n
-	}
+	r.counts = after.since(before)
 	return r, t.checkTrail(ctx, b, last)
 }
 
@@ -219,27 +232,24 @@ func (t *trial) pull(ctx context.Context, b build, o order) error {
 // equip makes the home of the build's user, as docs/bitbake.md says.
 func (t *trial) equip(ctx context.Context, b build) error {
 	netrc := ""
-	if b.scheme == "https" {
-		token, err := os.ReadFile(t.gate.path(b.user + ".token"))
-		if err != nil {
+	if b.scheme == "https" && !b.client {
+		var err error
+		if netrc, err = t.gate.netrc(b.user); err != nil {
 			return err
 		}
-		netrc = "machine 127.0.0.1 login token password " + string(token)
 	}
-	key := t.gate.path(b.user + ".key")
 	if b.user == "stranger" && b.scheme == "ssh" {
+		key := t.gate.path(b.user + ".key")
 		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
 			return err
 		}
 	}
-	host, port, err := net.SplitHostPort(t.gate.ssh)
+	config, err := t.gate.sshConfig(b.user)
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf("Host gate\n  HostName %s\n  Port %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n",
-		host, port, key, t.gate.path("known_hosts"))
 	if b.shared {
-		config += fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", t.w.path("shared"))
+		config += t.w.sharedConnection("shared")
 	}
 	return t.w.home(b.name(), netrc, config)
 }
@@ -250,19 +260,28 @@ func (t *trial) mirror(ctx context.Context, b build) (conf string, leave func(),
 	case pulled:
 		return "", func() {}, nil
 	case "https":
-		return t.httpsMirror(), func() {}, nil
+		if b.client {
+			return t.certificateMirror(b.user), func() {}, nil
+		}
+		return t.gate.httpsMirror(), func() {}, nil
 	case "agent":
 		return t.gate.agent(ctx, b.name(), t.gate.path(b.user+".token"))
 	}
-	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme), func() {}, nil
+	conf = sshMirror(b.scheme)
+	if b.client {
+		conf += "INHERIT += \"lychgate-client\"\n"
+	}
+	return conf, func() {}, nil
 }
 
-func (t *trial) httpsMirror() string {
+func (t *trial) certificateMirror(user string) string {
 	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
-		fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
+		"INHERIT += \"lychgate-client\"\n" +
+		fmt.Sprintf("LYCHGATE_GATE = \"https://%s\"\nLYCHGATE_CA = \"%s\"\n", t.gate.https, t.gate.path("ca.pem")) +
+		fmt.Sprintf("LYCHGATE_TLS_CERT = \"%s\"\n", t.gate.path(user+".pem"))
 }
 
-// checkCounts compares what BitBake counts. sftp has no way to ask whether something is there: BitBake takes all for present, and
+// checkCounts compares what BitBake counts. By itself sftp has no way to ask whether something is there: BitBake takes all for present, and
 // each download that fails is an error, though the task then runs and succeeds.
 func (t *trial) checkCounts(b build, r result) error {
 	var all, readable int
@@ -276,7 +295,7 @@ func (t *trial) checkCounts(b build, r result) error {
 	if b.scheme == pulled {
 		local = readable
 	}
-	if b.scheme == "sftp" && missed > 0 {
+	if b.scheme == "sftp" && missed > 0 && !b.client {
 		missed, exit, faulty = 0, 1, true
 	}
 	var faults []error

@@ -27,13 +27,16 @@ type DeriveOptions struct {
 	// Records are directories that lychgate.bbclass of meta-lychgate wrote to (LYCHGATE_RECORDS). What a record says of the
 	// task that a siginfo describes is added to what the siginfo says, and fills its gaps. A record takes nothing away.
 	Records []string
+	// RecordedOnly leaves out what no record tells of: a task counts whose record is there, or that of a task which was run after
+	// it. While a build goes on this tells what is complete, and what is known of it in full.
+	RecordedOnly bool
 	// Progress is told how many siginfo files were read; nil for silence.
 	Progress Progress
 }
 
 // Derivation says what the objects of a cache were built from.
 type Derivation struct {
-	Objects int // that the cache holds
+	Objects int // that the cache holds; with RecordedOnly, those that records tell of
 	// Builds cover every object that is not in Underived, each object once. A build comes after those it used,
 	// except where recipes use each other.
 	Builds    []Build
@@ -117,7 +120,7 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 		return nil, err
 	}
 	d := &deriver{
-		cache: cache, graph: g, layers: layerFiles{layers: opt.Layers}, extra: opt.Extra, stamps: len(opt.Stamps) > 0,
+		cache: cache, graph: g, layers: layerFiles{layers: opt.Layers}, extra: opt.Extra, stamps: len(opt.Stamps) > 0, recordedOnly: opt.RecordedOnly,
 		index: map[source.Source]int{}, leftAt: map[int32]int{},
 	}
 	d.findComponents()
@@ -129,7 +132,9 @@ func Derive(ctx context.Context, cache Cache, opt DeriveOptions) (*Derivation, e
 	d.sortTable()
 	out := d.result()
 	out.Objects, out.Ignored = len(listing.Objects), listing.Ignored
-	if len(opt.Records) > 0 && !slices.ContainsFunc(g.nodes, func(n node) bool { return n.record != nil }) {
+	if opt.RecordedOnly {
+		out.Objects = out.count()
+	} else if len(opt.Records) > 0 && !slices.ContainsFunc(g.nodes, func(n node) bool { return n.record != nil }) {
 		out.Notes = append(out.Notes, Problem{Reason: "no record is of an object of this cache"})
 	}
 	return out, ctx.Err()
@@ -142,6 +147,8 @@ type deriver struct {
 	layers layerFiles
 	extra  map[string][]source.Source
 	stamps bool // some were given
+
+	recordedOnly bool
 
 	component []int32           // of each node: the component's root
 	facts     map[int32]*family // by root
@@ -615,7 +622,7 @@ func (d *deriver) result() *Derivation {
 		}
 	}
 	for i := range d.graph.nodes {
-		if n := &d.graph.nodes[i]; d.of[i] < 0 {
+		if n := &d.graph.nodes[i]; d.of[i] < 0 && d.counts(int32(i)) {
 			for _, o := range n.objects {
 				out.Underived = append(out.Underived, Problem{n.recipe, o.Name, d.why[i].text + d.why[i].advice})
 			}
@@ -627,11 +634,25 @@ func (d *deriver) result() *Derivation {
 	return out
 }
 
+// counts reports whether the objects of node i are asked for.
+func (d *deriver) counts(i int32) bool { return !d.recordedOnly || len(d.recs[i]) > 0 }
+
+// count returns the number of objects that were asked for.
+func (d *Derivation) count() int {
+	n := len(d.Underived)
+	for i := range d.Builds {
+		n += len(d.Builds[i].Objects)
+	}
+	return n
+}
+
 // build finishes a group. Builds without objects in the cache are no builds to publish.
 func (d *deriver) build(g *group, place []int) (Build, bool) {
 	b := Build{Recipe: d.graph.nodes[g.root].recipe, Sources: pick(d.table, g.direct), table: &d.table, inputs: g.inputs}
 	for _, i := range g.nodes {
-		b.Objects = append(b.Objects, d.graph.nodes[i].objects...)
+		if d.counts(i) {
+			b.Objects = append(b.Objects, d.graph.nodes[i].objects...)
+		}
 	}
 	slices.SortFunc(b.Objects, func(x, y Object) int { return cmp.Compare(x.Name, y.Name) })
 	if len(b.Objects) > 0 {

@@ -79,17 +79,21 @@ func (c *Client) Push(ctx context.Context, opt PushOptions) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &push{
-		PushOptions: opt, client: c, builds: derivation.Builds,
-		digests: newDigests(opt.Cache, opt.Jobs), transfers: make(chan struct{}, opt.Jobs),
-		report: newReport(derivation),
-	}
+	p := c.newPush(opt, derivation)
 	if err = ErrNoObjects; derivation.Objects > 0 {
 		err = p.run(ctx)
 	}
 	p.report.Elapsed = opt.Now().Sub(started)
 	p.report.sort()
 	return p.report, err
+}
+
+func (c *Client) newPush(opt PushOptions, d *Derivation) *push {
+	return &push{
+		PushOptions: opt, client: c, builds: d.Builds,
+		digests: newDigests(opt.Cache, opt.Jobs), transfers: make(chan struct{}, opt.Jobs),
+		settled: map[string]bool{}, report: newReport(d),
+	}
 }
 
 func (o *PushOptions) deriveAll(ctx context.Context) (*Derivation, error) {
@@ -135,10 +139,12 @@ type push struct {
 	client    *Client
 	builds    []Build
 	digests   *digests
-	transfers chan struct{} // a slot for each transfer at once
+	transfers chan struct{}   // a slot for each transfer at once
+	aside     map[string]bool // objects to leave alone, by name; read-only
 
-	mu     sync.Mutex // guards report
-	report *Report
+	mu      sync.Mutex      // guards what follows
+	settled map[string]bool // objects that the gate has, as far as this push knows: it asked or published
+	report  *Report
 }
 
 // run publishes every build after those it used, since the gate looks up what is known of a build's inputs.
@@ -194,16 +200,25 @@ func (p *push) missing(ctx context.Context) ([][]Object, error) {
 	todo := make([][]Object, len(p.builds))
 	for i := range p.builds {
 		b := &p.builds[i]
-		todo[i] = slices.DeleteFunc(slices.Clone(b.Objects), func(o Object) bool { return present[o.Name] && !p.Again })
-		p.report.Skipped += len(b.Objects) - len(todo[i])
-		p.report.recipe(b.Recipe).Skipped += len(b.Objects) - len(todo[i])
+		fresh := slices.DeleteFunc(slices.Clone(b.Objects), func(o Object) bool { return p.settled[o.Name] || p.aside[o.Name] })
+		todo[i] = slices.DeleteFunc(slices.Clone(fresh), func(o Object) bool { return present[o.Name] && !p.Again })
+		p.report.Skipped += len(fresh) - len(todo[i])
+		p.report.recipe(b.Recipe).Skipped += len(fresh) - len(todo[i])
 		if len(todo[i]) > 0 && slices.ContainsFunc(b.Recorded, func(name string) bool { return !present[name] }) {
 			p.note(b, "a build-time input is neither derived nor at the gate: hidden from everyone where policy asks for transitive sources")
 		}
 	}
-	left := slices.DeleteFunc(slices.Clone(p.report.Underived), func(u Problem) bool { return present[u.Name] })
-	p.report.Skipped += len(p.report.Underived) - len(left)
-	p.report.Underived = left
+	p.report.Underived = slices.DeleteFunc(slices.Clone(p.report.Underived), func(u Problem) bool {
+		if present[u.Name] && !p.settled[u.Name] {
+			p.report.Skipped++
+		}
+		return present[u.Name]
+	})
+	for name, there := range present {
+		if there && !p.Again {
+			p.settled[name] = true
+		}
+	}
 	return todo, nil
 }
 
@@ -223,10 +238,13 @@ func (p *push) present(ctx context.Context) (map[string]bool, error) {
 	for _, u := range p.report.Underived {
 		known[u.Name] = false
 	}
-	names := slices.Sorted(maps.Keys(known))
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(known)), func(name string) bool { return p.settled[name] })
 	present, err := p.client.Presence(ctx, p.Zone, names)
 	for i := range present {
 		known[names[i]] = present[i]
+	}
+	for name := range known {
+		known[name] = known[name] || p.settled[name]
 	}
 	return known, err
 }
@@ -534,6 +552,7 @@ func (p *push) count(b *Build, objects []readyObject, result gateway.CommitResul
 	p.report.Statements++
 	of := p.report.recipe(b.Recipe)
 	for _, o := range objects {
+		p.settled[o.Name] = true
 		switch outcome[o.Name] {
 		case "stored":
 			p.report.Stored++
@@ -545,6 +564,7 @@ func (p *push) count(b *Build, objects []readyObject, result gateway.CommitResul
 			p.report.Kept++
 			of.Kept++
 		default:
+			delete(p.settled, o.Name)
 			p.report.refuse(Problem{b.Recipe, o.Name, "the gate did not say what became of it"})
 		}
 	}
@@ -558,6 +578,9 @@ func (p *push) skip(b *Build, objects []readyObject, ours bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	of := p.report.recipe(b.Recipe)
+	for _, o := range objects {
+		p.settled[o.Name] = true
+	}
 	if ours {
 		p.report.Confirmed += len(objects)
 		of.Confirmed += len(objects)
