@@ -342,3 +342,79 @@ for URI.userinfo, URI.hostname in ("", "-oProxyCommand=x"), ("-oProxyCommand=x",
     assert client.question(URI) == (None, None)
 `, t.TempDir())
 }
+
+// TestLayerSubmodules: all submodules of a commit are found, those of submodules too, in the clones that BitBake keeps; none is better than
+// some.
+func TestLayerSubmodules(t *testing.T) {
+	layerPython(t, layerBitBake+`
+import shutil, subprocess
+
+top = sys.argv[1]
+
+# What BitBake resolves: a place for the clone of each URL.
+class FetchData:
+    def __init__(self, url, d):
+        assert d.getVar("SRCREV_lychgate")
+        self.clonedir = os.path.join(top, url.partition("://")[2].partition(";")[0].replace("/", "."))
+
+fetch2 = types.ModuleType("bb.fetch2")
+fetch2.FetchData = FetchData
+sys.modules["bb.fetch2"] = bb.fetch2 = fetch2
+
+class Store(Data):
+    def createCopy(self):
+        return Store(self)
+    def setVar(self, name, value):
+        self[name] = value
+
+from lychgate import sources
+
+def git(directory, *args):
+    run = ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com"] + list(args)
+    return subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout.decode().strip()
+
+def repository(host, modules):
+    """Make the clone of a repository, and return its revision."""
+    directory = os.path.join(top, host.replace("/", "."))
+    os.mkdir(directory)
+    git(directory, "init", "--quiet")
+    text = ""
+    for path, (url, rev) in modules.items():
+        text += '[submodule "%s"]\n\tpath = %s\n\turl = %s\n' % (path, path, url)
+        git(directory, "update-index", "--add", "--cacheinfo", "160000,%s,%s" % (rev, path))
+    with open(directory + "/.gitmodules", "w") as f:
+        f.write(text)
+    git(directory, "add", ".gitmodules")
+    git(directory, "commit", "--quiet", "--message=x")
+    return git(directory, "rev-parse", "HEAD")
+
+grand = repository("git.example.com/team/grand.git", {})
+child = repository("git.example.com/team/child.git", {"inner": ("../grand.git", grand)})
+other = repository("elsewhere.example.com/x.git", {})
+parent = repository("git.example.com/public/parent.git", {
+    "child": ("https://me:s3cret@git.example.com/team/child.git", child), "libs/other": ("ssh://git@elsewhere.example.com/x.git", other),
+})
+url = "https://git.example.com/public/parent.git"
+want = [
+    {"url": "https://git.example.com/team/child.git", "rev": child}, {"url": "https://git.example.com/team/grand.git", "rev": grand},
+    {"url": "ssh://elsewhere.example.com/x.git", "rev": other},
+]
+# The clone is where BitBake puts it, whoever signs in there.
+FetchData.__init__ = (lambda original: lambda self, url, d: original(self, url.replace("me:s3cret@", "").replace("git@", ""), d))(FetchData.__init__)
+
+def found(name, rev=parent):
+    return sources.submodules(url, rev, Store(LYCHGATE_DIR=top + "/" + name))
+
+assert found("one") == want, found("one")
+# One that is gone, or lacks the commit, and nothing is known; what was found out before is.
+shutil.rmtree(top + "/git.example.com.team.grand.git")
+assert found("two") is None and found("one") == want
+assert found("three", "2" * 40) is None and not os.path.exists(top + "/three")
+
+# A repository within itself has no end.
+loop = os.path.join(top, "git.example.com.loop.git")
+repository("git.example.com/loop.git", {})
+sources.git.submodules = lambda directory, rev: [("self", "https://git.example.com/loop.git", git(loop, "rev-parse", "HEAD"))]
+assert sources.submodules("https://git.example.com/loop.git", git(loop, "rev-parse", "HEAD"), Store(LYCHGATE_DIR=top + "/four")) is None
+`, t.TempDir())
+}

@@ -14,10 +14,45 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// layerBuild names the trial of the layer meta-lychgate: the same build without its class and with it.
-type layerBuild struct{}
+// layerBuild is a trial of the layer meta-lychgate.
+type layerBuild struct {
+	label string
+	try   func(l *layerTrial, ctx context.Context) error
+}
 
-func (layerBuild) name() string { return "layer" }
+func (b layerBuild) name() string { return b.label }
+
+// layerCases are the trials: the same build without the class and with it, one under pseudo, and those that push meanwhile.
+func layerCases() []layerBuild {
+	all := []layerBuild{{"layer", (*layerTrial).tryLayer}, {"layer-pseudo", (*layerTrial).tryPseudo}}
+	for _, b := range pushCases() {
+		all = append(all, layerBuild{b.name(), func(l *layerTrial, ctx context.Context) error { return l.tryPush(ctx, b) }})
+	}
+	return all
+}
+
+// tryLayers makes the trials of the layer.
+func tryLayers(ctx context.Context, w *world) error {
+	builds := matching(w.o.only, layerCases())
+	if len(builds) == 0 {
+		return nil
+	}
+	l := &layerTrial{w: w, revs: map[string]string{}}
+	if err := l.make(ctx); err != nil {
+		return err
+	}
+	var err error
+	if l.gate, err = startGate(ctx, w, "layer-gate"); err != nil {
+		return err
+	}
+	defer l.gate.stop()
+	for _, b := range builds {
+		if faults := b.try(l, ctx); faults != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
+		}
+	}
+	return err
+}
 
 // traced is a recipe whose sources a siginfo does not tell in full. Each installs one file.
 type traced struct {
@@ -85,22 +120,8 @@ do_install() {
 }
 `
 
-// tryLayers makes the trial, if it is wanted.
-func tryLayers(ctx context.Context, w *world, trials []layerBuild) error {
-	for _, b := range trials {
-		if err := tryLayer(ctx, w); err != nil {
-			return fmt.Errorf("%s: %w", b.name(), err)
-		}
-	}
-	return nil
-}
-
 // tryLayer makes the builds and checks what is documented of the layer.
-func tryLayer(ctx context.Context, w *world) error {
-	l := &layerTrial{w: w, revs: map[string]string{}}
-	if err := l.make(ctx); err != nil {
-		return err
-	}
+func (l *layerTrial) tryLayer(ctx context.Context) error {
 	plain, err := l.build(ctx, "layer-without", "")
 	if err != nil {
 		return err
@@ -112,10 +133,6 @@ func tryLayer(ctx context.Context, w *world) error {
 	if err := errors.Join(sameHashes(plain.dir, recorded.dir), l.checkRecords(recorded.dir)); err != nil {
 		return err
 	}
-	if l.gate, err = startGate(ctx, w, "layer-gate"); err != nil {
-		return err
-	}
-	defer l.gate.stop()
 	return errors.Join(l.checkPlan(ctx, recorded.dir), l.checkReaders(ctx, recorded.dir))
 }
 
@@ -126,7 +143,7 @@ type layerTrial struct {
 	revs map[string]string // of each repository
 }
 
-// make makes the repositories, two layers that are repositories too, and the tree of externalsrc.
+// make makes the repositories, layers that are repositories too, and two that are not, and the tree of externalsrc.
 func (l *layerTrial) make(ctx context.Context) error {
 	for _, r := range []string{"public/one", "public/two", "public/tree", "team/grandchild"} {
 		if err := l.commit(ctx, "repositories/"+r+".git", r, nil); err != nil {
@@ -136,7 +153,7 @@ func (l *layerTrial) make(ctx context.Context) error {
 	err := errors.Join(
 		l.commit(ctx, "repositories/team/child.git", "team/child", map[string]string{"inner": "../grandchild.git"}),
 		l.commit(ctx, "repositories/public/parent.git", "public/parent", map[string]string{"child": "https://git.example.com/team/child.git"}),
-		l.layer(ctx, "open", "public/meta-open"), l.layer(ctx, "closed", "team/meta-closed"),
+		l.layer(ctx, "open", "public/meta-open"), l.layer(ctx, "closed", "team/meta-closed"), l.extra("slow", "slow-native", slowText), l.extra("faked", "faked", fakedText),
 		l.w.home("layer", "", ""),
 	)
 	if err != nil {
@@ -171,6 +188,17 @@ func (l *layerTrial) layer(ctx context.Context, name, repository string) error {
 	}
 	return errors.Join(err, l.commit(ctx, dir, repository, nil),
 		command(ctx, l.w.path(dir), nil, "git", "remote", "add", "origin", "https://me:secret@git.example.com/"+repository+".git"))
+}
+
+// extra makes a layer with one recipe.
+func (l *layerTrial) extra(name, recipe, text string) error {
+	series, err := l.w.series()
+	if err != nil {
+		return err
+	}
+	text = strings.ReplaceAll(tracedText+gitEntry("public/one")+text, "${REV:public/one}", l.revs["public/one"])
+	return errors.Join(l.w.write("layers/meta-"+name+"/conf/layer.conf", strings.NewReplacer("trial", name, "%s", series).Replace(layerConf)),
+		l.w.write("layers/meta-"+name+"/recipes/"+recipe+"_1.0.bb", text))
 }
 
 // commit makes a repository of a directory, with submodules: a path and a URL each.

@@ -91,36 +91,7 @@ do_compile() {
 inherit native
 `
 
-// tryPushes makes the builds and checks what is documented of pushing as a build goes.
-func tryPushes(ctx context.Context, w *world, builds []pushBuild) error {
-	if len(builds) == 0 {
-		return nil
-	}
-	l := &layerTrial{w: w, revs: map[string]string{}}
-	series, err := w.series()
-	if err != nil {
-		return err
-	}
-	if err := l.make(ctx); err != nil {
-		return err
-	}
-	err = errors.Join(w.write("layers/meta-slow/conf/layer.conf", strings.NewReplacer("trial", "slow", "%s", series).Replace(layerConf)),
-		w.write("layers/meta-slow/recipes/slow-native_1.0.bb", strings.ReplaceAll(tracedText+gitEntry("public/one")+slowText, "${REV:public/one}", l.revs["public/one"])))
-	if err != nil {
-		return err
-	}
-	if l.gate, err = startGate(ctx, w, "push-gate"); err != nil {
-		return err
-	}
-	defer l.gate.stop()
-	for _, b := range builds {
-		if faults := l.tryPush(ctx, b); faults != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", b.name(), faults))
-		}
-	}
-	return err
-}
-
+// tryPush makes one build, and checks what is documented of pushing as it goes.
 func (l *layerTrial) tryPush(ctx context.Context, build pushBuild) error {
 	b := &pushing{pushBuild: build, l: l, dir: l.w.path("builds/" + build.name())}
 	o, err := b.order()

@@ -100,8 +100,10 @@ func TestPlan(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(text.String(), "built from git+git.example.com/team/app@"+rev2) {
-		t.Errorf("text: %s", text.String())
+	for _, want := range []string{"built from git+git.example.com/team/app@" + rev2, "\napp: 6 objects, ", "\nlib: 6 objects, ", " B, 1 sources would be pushed\n"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("text has no %q: %s", want, text.String())
+		}
 	}
 }
 

@@ -185,8 +185,8 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, b := range r.Plan {
 		t.plan(b)
 	}
-	if !r.DryRun {
-		t.recipes(r.Recipes)
+	for _, of := range r.Recipes {
+		t.recipe(of, r.DryRun)
 	}
 	t.problems("refused", r.Refused)
 	t.problems("could not be derived, and was not pushed", r.Underived)
@@ -250,16 +250,16 @@ func (t *lines) plan(b PlannedBuild) {
 	}
 }
 
-// recipes prints what became of each recipe for which anything was done.
-func (t *lines) recipes(list []RecipeReport) {
-	for _, of := range list {
-		if of.Stored+of.Confirmed+of.Kept+of.Refused == 0 {
-			continue
-		}
-		size := ""
-		if of.Bytes >= 0 {
-			size = ", " + byteCount(of.Bytes)
-		}
+// recipe prints what became of a recipe if anything was done for it, or in a dry run what would be.
+func (t *lines) recipe(of RecipeReport, dry bool) {
+	size := ""
+	if of.Bytes >= 0 {
+		size = ", " + byteCount(of.Bytes)
+	}
+	switch {
+	case dry:
+		t.line("%s: %d objects%s, %d sources would be pushed", printable(of.Recipe), of.Objects, size, of.Sources)
+	case of.Stored+of.Confirmed+of.Kept+of.Refused > 0:
 		t.line("%s: %d objects%s, %d sources: %d stored, %d confirmed, %d kept, %d already there, %d refused",
 			printable(of.Recipe), of.Objects, size, of.Sources, of.Stored, of.Confirmed, of.Kept, of.Skipped, of.Refused)
 	}

@@ -175,8 +175,8 @@ func fromAgent(opt SignerOptions, fingerprint string) (provenance.Signer, error)
 	}
 	signers, err := agent.NewClient(conn).Signers()
 	if err == nil {
-		var chosen ssh.Signer
-		if chosen, err = choose(signers, fingerprint, opt.Certificate == ""); err == nil {
+		var chosen sshKey
+		if chosen, err = choose(parsedKeys(signers), fingerprint, opt.Certificate == ""); err == nil {
 			return agentSigner(opt, chosen)
 		}
 	}
@@ -184,39 +184,51 @@ func fromAgent(opt SignerOptions, fingerprint string) (provenance.Signer, error)
 	return nil, fmt.Errorf("ask ssh-agent: %w", err)
 }
 
-func agentSigner(opt SignerOptions, chosen ssh.Signer) (provenance.Signer, error) {
-	if _, ok := chosen.PublicKey().(*ssh.Certificate); ok && opt.Certificate == "" {
-		return provenance.NewSSHSigner(chosen)
+// parsedKeys tells an agent's keys from its certificates: there, a key is only a name and octets. Certificates that no longer count are
+// left out, and the key itself may still sign.
+func parsedKeys(signers []ssh.Signer) (keys []sshKey) {
+	for _, signer := range signers {
+		public, err := ssh.ParsePublicKey(signer.PublicKey().Marshal())
+		if err == nil && !outdated(public) {
+			keys = append(keys, sshKey{signer, public})
+		}
 	}
-	if opt.Certificate == "" && !strings.HasSuffix(opt.Key, ".pub") {
-		return provenance.NewSSHSigner(chosen)
-	}
-	return withCertificate(opt, chosen)
+	return keys
 }
 
-// choose picks the signer of a key; of a key that is there alone and with a certificate, the one that is wanted.
-func choose(signers []ssh.Signer, fingerprint string, certificates bool) (ssh.Signer, error) {
-	byKey := map[string]ssh.Signer{}
+func agentSigner(opt SignerOptions, chosen sshKey) (provenance.Signer, error) {
+	if _, ok := chosen.public.(*ssh.Certificate); ok && opt.Certificate == "" {
+		return provenance.NewSSHSigner(chosen.signer)
+	}
+	if opt.Certificate == "" && !strings.HasSuffix(opt.Key, ".pub") {
+		return provenance.NewSSHSigner(chosen.signer)
+	}
+	return withCertificate(opt, chosen.signer)
+}
+
+// choose picks a key; of one that is there alone and with a certificate, the one that is wanted.
+func choose(keys []sshKey, fingerprint string, certificates bool) (sshKey, error) {
+	byKey := map[string]sshKey{}
 	var names []string
-	for _, s := range signers {
-		name := ssh.FingerprintSHA256(plainKey(s.PublicKey()))
-		_, certified := s.PublicKey().(*ssh.Certificate)
+	for _, k := range keys {
+		name := ssh.FingerprintSHA256(plainKey(k.public))
+		_, certified := k.public.(*ssh.Certificate)
 		if _, ok := byKey[name]; !ok {
 			names = append(names, name)
 		} else if certified != certificates {
 			continue
 		}
-		byKey[name] = s
+		byKey[name] = k
 	}
 	switch chosen, ok := byKey[fingerprint]; {
 	case ok:
 		return chosen, nil
 	case fingerprint != "":
-		return nil, fmt.Errorf("it does not hold the key %s: ssh-add it", printable(fingerprint))
+		return sshKey{}, fmt.Errorf("it does not hold the key %s: ssh-add it", printable(fingerprint))
 	case len(names) == 1:
 		return byKey[names[0]], nil
 	case len(names) == 0:
-		return nil, errors.New("it holds no key: ssh-add one, or give --key FILE")
+		return sshKey{}, errors.New("it holds no key: ssh-add one, or give --key FILE")
 	}
-	return nil, fmt.Errorf("it holds several keys: give one as --key: %s", strings.Join(names, " "))
+	return sshKey{}, fmt.Errorf("it holds several keys: give one as --key: %s", strings.Join(names, " "))
 }

@@ -159,7 +159,32 @@ func TestLoadSignerFromAgent(t *testing.T) {
 	add(agent.AddedKey{PrivateKey: key})
 	s, err := LoadSigner(o)
 	signs(t, s, err)
-	add(agent.AddedKey{PrivateKey: key, Certificate: certify(t, filepath.Join(dir, "loose-cert.pub"), key)})
+	framed := func(s provenance.Signer, err error, want string) {
+		t.Helper()
+		signs(t, s, err)
+		if err == nil {
+			if sig, _, err := s.Sign([]byte("pae")); err != nil || !strings.Contains(string(sig), want) || strings.Contains(string(sig), ssh.CertAlgoED25519v01) != (want == ssh.CertAlgoED25519v01) {
+				t.Errorf("the signature is not by a %s: %v", want, err)
+			}
+		}
+	}
+	// A certificate and its key are one candidate. One that has expired is none, and the key signs alone.
+	cert := certify(t, filepath.Join(dir, "loose-cert.pub"), key)
+	add(agent.AddedKey{PrivateKey: key, Certificate: cert})
+	for _, name := range []string{"", fingerprint} {
+		s, err := LoadSigner(SignerOptions{Key: name, AgentSocket: socket})
+		framed(s, err, ssh.CertAlgoED25519v01)
+	}
+	expired := *cert
+	expired.ValidBefore = 1
+	if err := keyring.RemoveAll(); err != nil {
+		t.Fatal(err)
+	}
+	add(agent.AddedKey{PrivateKey: key, Certificate: &expired})
+	add(agent.AddedKey{PrivateKey: key})
+	s, err = LoadSigner(o)
+	framed(s, err, ssh.KeyAlgoED25519)
+	add(agent.AddedKey{PrivateKey: key, Certificate: cert})
 	_, second, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)

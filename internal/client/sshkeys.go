@@ -223,17 +223,19 @@ func (k *SSHKeys) paired(keys []sshKey, signer ssh.Signer) ([]sshKey, error) {
 	return keys, nil
 }
 
-// appendUsable adds a key if a gate could take one of its kind: no certificate that has expired, or is a host's. An agent's signer has a key
-// that is only a name and octets, so it is parsed.
+// appendUsable adds a key if a gate could take one of its kind. An agent's signer has a key that is only a name and octets, so it is parsed.
 func appendUsable(keys []sshKey, signer ssh.Signer) []sshKey {
 	public, err := ssh.ParsePublicKey(signer.PublicKey().Marshal())
-	if err != nil || authn.CheckSSHKey(public) != nil {
-		return keys
-	}
-	if cert, ok := public.(*ssh.Certificate); ok && (cert.CertType != ssh.UserCert || uint64(time.Now().Unix()) >= cert.ValidBefore) {
+	if err != nil || authn.CheckSSHKey(public) != nil || outdated(public) {
 		return keys
 	}
 	return append(keys, sshKey{signer, public})
+}
+
+// outdated reports whether a key is a certificate that no gate takes: one that has expired, or is a host's.
+func outdated(public ssh.PublicKey) bool {
+	cert, ok := public.(*ssh.Certificate)
+	return ok && (cert.CertType != ssh.UserCert || uint64(time.Now().Unix()) >= cert.ValidBefore)
 }
 
 // ofAgent returns ssh-agent's keys: all, or those with one fingerprint.
