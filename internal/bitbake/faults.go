@@ -46,8 +46,8 @@ type fault struct {
 	all bool
 	// says is what agent status says after the build, and what one line of its log says; empty: there is no warning.
 	says string
-	// refused is whether the token is, after the build.
-	refused bool
+	// ill is whether agent status says after the build that something is wrong now.
+	ill bool
 	// agentOnly is for what is the agent's own, or has BitBake wait for minutes without it.
 	agentOnly bool
 }
@@ -58,13 +58,13 @@ func faults() []fault {
 		{name: "none", all: true},
 		{name: "restarted", strike: (*faultRun).restart, all: true},
 		{name: "killed", strike: (*faultRun).kill, says: "the gate does not answer; nothing is found until it does: "},
-		{name: "revoked", strike: (*faultRun).revoke, heal: (*faultRun).signIn, refused: true, says: "the gate does not take the token: it has ended or was revoked; run lychgate login"},
-		{name: "expired", strike: (*faultRun).expire, heal: (*faultRun).signIn, refused: true, says: "the gate does not take the token: it has ended or was revoked; run lychgate login"},
+		{name: "revoked", strike: (*faultRun).revoke, heal: (*faultRun).signIn, ill: true, says: "the gate does not take the token: it has ended or was revoked; run lychgate login"},
+		{name: "expired", strike: (*faultRun).expire, heal: (*faultRun).signIn, ill: true, says: "the gate does not take the token: it has ended or was revoked; run lychgate login"},
 		{name: "renewed", strike: (*faultRun).revokeAll, flags: (*faultRun).byKey, all: true, agentOnly: true},
 		{name: "slow", toxics: []toxic{{"far", "latency", map[string]int{"latency": 150, "jitter": 50}}, {"thin", "bandwidth", map[string]int{"rate": 2048}}}, all: true},
 		{name: "cut", toxics: []toxic{{"short", "limit_data", map[string]int{"bytes": 1_500_000}}}, all: true},
-		{name: "noisy", before: (*faultRun).makeNoise, all: true},
-		{name: "silent", strike: (*faultRun).silence, agentOnly: true, says: "the gate does not answer; nothing is found until it does: "},
+		{name: "noisy", before: (*faultRun).makeNoise, heal: (*faultRun).wasNoisy, all: true},
+		{name: "silent", strike: (*faultRun).silence, agentOnly: true, ill: true, says: "the gate does not answer; nothing is found until it does: "},
 		{name: "rotten", before: (*faultRun).rot, heal: (*faultRun).rot, says: "an object is withheld; tell who runs the gate: "},
 		{name: "full", before: (*faultRun).mount, heal: (*faultRun).enlarge, leave: (*faultRun).unmount, flags: (*faultRun).onSmallDisk, agentOnly: true, says: "objects cannot be fetched, since the spool's disk fails; make room there, or choose another with --spool: "},
 		{name: "stalled", beside: (*faultRun).stall, heal: (*faultRun).hangUp, all: true},
@@ -204,7 +204,7 @@ type faultRun struct {
 
 	// The user's token: its id, and where it is.
 	id, tokenFile string
-	// The agent: where it is asked, where it logs, what BitBake is told of it. There is none over https.
+	// The agent, where it is asked, and what BitBake is told of it; over https there is none, and BitBake is told of the gate.
 	agent         *server.Process
 	control, conf string
 	stalled       []net.Conn // downloads
@@ -216,7 +216,7 @@ func (t *faultTrial) try(ctx context.Context, b faultBuild) (line string, err er
 	if r.network, err = startNetwork(ctx, t.w, t.gate.https); err != nil {
 		return "", err
 	}
-	defer r.network.stop()
+	defer func() { err = errors.Join(err, r.network.stop()) }()
 	if b.fault.leave != nil {
 		defer func() { err = errors.Join(err, b.fault.leave(r)) }()
 	}
@@ -424,7 +424,7 @@ func (r *faultRun) checkAgent(ctx context.Context) (string, error) {
 	}
 	warned := regexp.MustCompile(`(?m)^.*level=WARN.*$`).FindAllString(string(log), -1)
 	var faults []error
-	if r.refused != (exit == 3) {
+	if r.ill != (exit == 3) {
 		faults = append(faults, fmt.Errorf("exit code %d of agent status", exit))
 	}
 	if r.says == "" {
@@ -495,8 +495,6 @@ func (r *faultRun) signInFor(ctx context.Context, life time.Duration) error {
 	return errors.Join(r.w.writeMode("tokens/"+r.name(), string(m[2])+"\n", 0o600), r.w.home(r.name(), "machine 127.0.0.1 login token password "+string(m[2])+"\n", ""))
 }
 
-// The faults.
-
 // restart kills the gate, and starts it again.
 func (r *faultRun) restart(ctx context.Context) error { return r.killFor(ctx, 2*time.Second) }
 
@@ -527,8 +525,16 @@ func (r *faultRun) byKey() []string {
 	return []string{"--key", r.gate.path("alice.key"), "--audience", "https://" + r.gate.https, "--spool", r.w.path("agents/" + r.name() + "-spool")}
 }
 
+// makeNoise changes bytes of what the gate sends.
 func (r *faultRun) makeNoise(context.Context) error {
 	r.network.noise.every.Store(700_000)
+	return nil
+}
+
+func (r *faultRun) wasNoisy(context.Context) error {
+	if r.network.noise.count.Load() == 0 {
+		return errors.New("no byte was changed")
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -57,14 +58,18 @@ func startNetwork(ctx context.Context, w *world, target string) (*network, error
 	ready := func() bool { return n.call(ctx, http.MethodGet, "/version", nil) == nil }
 	n.process, err = server.Start(ctx, w.dir, "toxiproxy", nil, ready, w.path("toxiproxy/server"), "-host", host, "-port", port)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, n.noise.Close())
 	}
-	return n, n.call(ctx, http.MethodPost, "/proxies", map[string]any{"name": "gate", "listen": n.address, "upstream": n.noise.Addr().String(), "enabled": true})
+	proxy := map[string]any{"name": "gate", "listen": n.address, "upstream": n.noise.Addr().String(), "enabled": true}
+	if err := n.call(ctx, http.MethodPost, "/proxies", proxy); err != nil {
+		return nil, errors.Join(err, n.stop())
+	}
+	return n, nil
 }
 
-func (n *network) stop() {
+func (n *network) stop() error {
 	n.process.Stop()
-	n.noise.Close()
+	return n.noise.Close()
 }
 
 // poison makes something wrong.
