@@ -87,7 +87,7 @@ type Limits struct {
 	MinFree       int64         // bytes that uploads leave free on the staging directory's file system
 }
 
-// Config is what a Gateway is made of. All members but Challenges, Refused, Log and Now are required.
+// Config is what a Gateway is made of. All members but Certifier, Challenges, Refused, Log and Now are required.
 type Config struct {
 	Authenticator authn.Authenticator
 	Authorizer    *authz.Authorizer
@@ -102,6 +102,7 @@ type Config struct {
 	Contact       string // whom people ask about what is not there for them; may be empty
 	Names         Lister
 	Tokens        Tokens
+	Certifier     Certifier  // for the keys of CI jobs; nil: none is certified
 	Challenges    Challenges // for SSH keys without a handshake; nil: they are not taken
 	Identities    Identities
 	Links         Links

@@ -17,6 +17,7 @@ package gateway
 //	POST   /v1/ssh/challenge               -> SSHChallenge, for TokenRequest.SSH; needs no credential, and no body
 //	GET    /v1/tokens                      -> TokenList: the asker's own
 //	DELETE /v1/tokens/{id}                 -> 204; "current" is the token that is shown
+//	POST   /v1/certificate                 CertificateRequest -> 201 JobCertificate; for CI jobs
 //	POST   /v1/link                        LinkRequest -> 204: the ID token's subject is the asker from now on
 //	POST   /v1/hooks/{forge}               what the forge posts, signed by it -> 204 once every node is told
 //	POST   /v1/invalidate                  InvalidateRequest -> 204: forges are asked again; for administrators
@@ -168,6 +169,18 @@ type TokenReply struct {
 	User    string `json:"user"`    // "FORGE/ID"
 	Name    string `json:"name"`    // for display
 	Expires string `json:"expires"` // RFC 3339
+}
+
+// CertificateRequest asks for a certificate of a key that the asker, a CI job, will sign statements with.
+type CertificateRequest struct {
+	Key string `json:"key"` // SSH public key: a line
+}
+
+// JobCertificate says who signs with a key.
+type JobCertificate struct {
+	Certificate string `json:"certificate"` // a line, as in a -cert.pub file
+	Identity    string `json:"identity"`    // as zones list it among their signers
+	Expires     string `json:"expires"`     // RFC 3339
 }
 
 // TokenList lists tokens, oldest first.

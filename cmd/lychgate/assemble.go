@@ -299,7 +299,7 @@ func (g *gate) assemble(ctx context.Context) error {
 	g.gateway, err = gateway.New(gateway.Config{
 		Authenticator: authenticator, Authorizer: g.authorizer, Records: g.db, Verifier: signers, Resolver: g.forges,
 		Journal: g.journal, Zones: zones, Blobs: blobs, Staging: filepath.Join(string(g.cfg.State), "staging"),
-		Audience: g.cfg.HTTPS.Audience, Contact: g.cfg.Contact, Log: g.log, Names: g.db, Tokens: g.tokens, Challenges: challenges,
+		Audience: g.cfg.HTTPS.Audience, Contact: g.cfg.Contact, Log: g.log, Names: g.db, Tokens: g.tokens, Challenges: challenges, Certifier: signers.certifier(),
 		Published: g.db, Accounts: g.db, Identities: g.oidc, Links: g.db, Hooks: g.forges, Events: g.hub, Ender: g.tokens, Refused: g.metrics.refused,
 		TokenLife: gateway.TokenLife{Human: g.cfg.Tokens.Life, CI: g.cfg.Tokens.CILife},
 		Limits: gateway.Limits{

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/authz/source"
 	"github.com/lychgate/lychgate/internal/client"
 )
@@ -27,7 +28,7 @@ type pushFlags struct {
 
 func (f *pushFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.zone, "zone", "main", "`zone` to write to")
-	cmd.Flags().StringVar(&f.key, "key", "", "private key `file` that signs; a .pub file or SHA256:... picks a key of ssh-agent; without it the agent's only key signs")
+	cmd.Flags().StringVar(&f.key, "key", "", "private key `file` that signs; a .pub file or SHA256:... picks a key of ssh-agent; ci: a CI job signs as itself, and the gate vouches for it; without it the agent's only key signs")
 	cmd.Flags().StringVar(&f.certificate, "certificate", "", "SSH certificate `file` of the key; default: the key's -cert.pub, if there is one")
 	cmd.Flags().StringVar(&f.audience, "audience", "", "the gate's own `URL`, as its configuration says; default: --gate")
 	cmd.Flags().StringVar(&f.builder, "builder", "", "`URI` of what builds; default: from the build's records, else the CI job's environment, else this host")
@@ -139,10 +140,24 @@ func pushCache(ctx context.Context, r remote, f pushFlags, cache client.Cache, p
 	if err != nil {
 		return nil, err
 	}
+	if f.key == jobKey {
+		if opt.Signer, err = jobSigner(ctx, c); err != nil {
+			return nil, err
+		}
+	}
 	return c.Push(ctx, opt)
 }
 
-// options says what to push, and as what. A dry run needs no key.
+// jobKey is the --key of a CI job that signs as itself. A file of that name is ./ci.
+const jobKey = "ci"
+
+// jobSigner has the gate vouch for the job.
+func jobSigner(ctx context.Context, c *client.Client) (provenance.Signer, error) {
+	signer, _, err := c.JobSigner(ctx)
+	return signer, err
+}
+
+// options says what to push, and as what. A dry run needs no key, and a job that signs as itself has none yet.
 func (f *pushFlags) options(cache client.Cache, p client.Progress) (client.PushOptions, error) {
 	opt := client.PushOptions{
 		Cache: cache, Zone: f.zone, Audience: f.audience, Builder: f.builder, Invocation: f.invocation,
@@ -153,7 +168,7 @@ func (f *pushFlags) options(cache client.Cache, p client.Progress) (client.PushO
 		opt.RecordedJob = f.invocation == ""
 	}
 	var err error
-	if opt.Derive, err = f.derive(); err != nil || f.dryRun {
+	if opt.Derive, err = f.derive(); err != nil || f.dryRun || f.key == jobKey {
 		return opt, err
 	}
 	if opt.Signer, err = client.LoadSigner(client.SignerOptions{

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
+	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/internal/client"
 )
 
@@ -80,8 +81,12 @@ func followCache(ctx context.Context, r remote, f pushFlags, dir string, turn *c
 		}
 	}
 	note(&client.Report{}, nil)
+	var sign func(context.Context, *client.Client) (provenance.Signer, error)
+	if f.key == jobKey {
+		sign = jobSigner
+	}
 	report, err := client.Follow(ctx, client.FollowOptions{
-		PushOptions: opt, Open: r.open, Over: over, Yield: turn.Wanted(within),
+		PushOptions: opt, Open: r.open, Sign: sign, Over: over, Yield: turn.Wanted(within),
 		Passed: func(report *client.Report, err error) {
 			note(report, err)
 			sayPass(log, state)

@@ -14,19 +14,21 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/authz/provenance"
+	"github.com/lychgate/lychgate/gateway"
 	"github.com/lychgate/lychgate/internal/config"
 )
 
 // signersPoll is how often the files of signers are looked at.
 const signersPoll = 2 * time.Second
 
-// signers verifies statements by the configured keys, and follows the files they are in. Files that cannot be understood
+// signers verifies statements by the configured keys, certifies the keys of jobs, and follows the files they are in. Files that cannot be understood
 // leave the last good ones in force.
 type signers struct {
 	cfg     *config.Config
 	log     *slog.Logger
 	current atomic.Pointer[provenance.Verifier]
-	seen    [sha256.Size]byte // of the files last looked at; used by run alone after loadSigners
+	jobs    atomic.Pointer[provenance.JobAuthority] // nil: jobs are not vouched for
+	seen    [sha256.Size]byte                       // of the files last looked at; used by run alone after loadSigners
 }
 
 func loadSigners(cfg *config.Config, log *slog.Logger) (*signers, error) {
@@ -40,6 +42,19 @@ func loadSigners(cfg *config.Config, log *slog.Logger) (*signers, error) {
 // Open verifies an envelope by the keys in force.
 func (s *signers) Open(envelope []byte) (*provenance.Verified, error) {
 	return s.current.Load().Open(envelope)
+}
+
+// Certify implements [gateway.Certifier].
+func (s *signers) Certify(key, identity string, from, until time.Time) (string, error) {
+	return s.jobs.Load().Certify(key, identity, from, until)
+}
+
+// certifier returns s if it can certify, else nil.
+func (s *signers) certifier() gateway.Certifier {
+	if s.jobs.Load() == nil {
+		return nil
+	}
+	return s
 }
 
 // run follows the files until ctx ends.
@@ -70,6 +85,18 @@ func (s *signers) reload() error {
 		sum.Write(text)
 		vc.AllowedSigners = text
 	}
+	var jobs *provenance.JobAuthority
+	if path := s.cfg.Signers.JobAuthority; path != "" {
+		text, err := os.ReadFile(string(path))
+		if err != nil {
+			return err
+		}
+		sum.Write(text)
+		if jobs, err = provenance.NewJobAuthority(text); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		vc.AllowedSigners = append(append(vc.AllowedSigners, '\n'), jobs.AllowedSigner()...)
+	}
 	for _, k := range s.cfg.Signers.Keys {
 		text, err := os.ReadFile(string(k.File))
 		if err != nil {
@@ -92,6 +119,7 @@ func (s *signers) reload() error {
 		return err
 	}
 	s.current.Store(v)
+	s.jobs.Store(jobs)
 	return nil
 }
 

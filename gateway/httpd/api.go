@@ -48,6 +48,9 @@ func (h *handler) api(segments []string, name *string) {
 	case match(segments, "v1", "tokens", "*"):
 		*name = "token"
 		h.only(http.MethodDelete, func() { h.revoke(segments[2]) })
+	case match(segments, "v1", "certificate"):
+		*name = "token"
+		h.only(http.MethodPost, h.certify)
 	case match(segments, "v1", "link"):
 		*name = "token"
 		h.only(http.MethodPost, h.link)

@@ -81,6 +81,19 @@ func (h *handler) link() {
 	h.w.WriteHeader(http.StatusNoContent)
 }
 
+func (h *handler) certify() {
+	var req gateway.CertificateRequest
+	if !h.read(&req, 1) {
+		return
+	}
+	certificate, err := h.session.Certify(h.r.Context(), req.Key)
+	if err != nil {
+		h.failAccount(err)
+		return
+	}
+	h.reply(http.StatusCreated, certificate)
+}
+
 // failAccount answers an error about the asker's own credentials. They may have ended since the session began.
 func (h *handler) failAccount(err error) {
 	var mistake *gateway.RequestError

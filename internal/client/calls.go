@@ -76,6 +76,15 @@ func (c *Client) Why(ctx context.Context, zone, name string) (gateway.Why, error
 	return w, err
 }
 
+// Certify asks the gate to vouch for a public key, a line, with which the caller, a CI job, will sign statements.
+func (c *Client) Certify(ctx context.Context, key string) (gateway.JobCertificate, error) {
+	var r gateway.JobCertificate
+	err := c.call(ctx, request{
+		op: "have the job's key certified", method: http.MethodPost, path: []string{"v1", "certificate"}, send: gateway.CertificateRequest{Key: key}, into: &r,
+	})
+	return r, err
+}
+
 const opBegin = "begin upload"
 
 // Begin announces a write to zone.

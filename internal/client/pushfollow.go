@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"maps"
 	"time"
+
+	"github.com/lychgate/lychgate/authz/provenance"
 )
 
 // FollowOptions says how a push goes along with a build.
@@ -17,6 +19,8 @@ type FollowOptions struct {
 
 	// Open returns the client for the next pass. It is asked anew for each, since a build may outlive a token.
 	Open func() (*Client, error)
+	// Sign returns the signer for the next pass, in place of Signer, for one that lives no longer than the token; nil: Signer signs.
+	Sign func(ctx context.Context, c *Client) (provenance.Signer, error)
 	// Over is closed when the build is over. One last pass follows.
 	Over <-chan struct{}
 	// Yield may be received from or is closed when somebody else is about to push the same: then the last pass breaks off, and Follow
@@ -43,7 +47,7 @@ const (
 // next one tries again, and the error of the last is returned. What the gate refused is tried again in the last pass alone. A cache
 // without objects is no error.
 func Follow(ctx context.Context, opt FollowOptions) (*Report, error) {
-	if err := opt.check(); err != nil {
+	if err := opt.check(); err != nil && (opt.Signer != nil || opt.Sign == nil) {
 		return nil, err
 	}
 	if len(opt.Derive.Records) == 0 {
@@ -151,6 +155,11 @@ func (f *follow) pass(ctx context.Context, last bool) error {
 		return err
 	}
 	opt := f.PushOptions
+	if f.Sign != nil {
+		if opt.Signer, err = f.Sign(ctx, c); err != nil {
+			return err
+		}
+	}
 	opt.complete(c.gate)
 	started := f.Now()
 	derivation, err := opt.deriveAll(ctx)

@@ -1,9 +1,12 @@
 package client
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -61,6 +64,29 @@ func LoadSigner(opt SignerOptions) (provenance.Signer, error) {
 		return nil, fmt.Errorf("key file %q: %w", opt.Key, err)
 	}
 	return withCertificate(opt, signer)
+}
+
+// JobSigner makes a key that lives in memory alone, and has the gate certify that the CI job which c signs in as holds it. It also returns what
+// the job signs as. The signer is good for as long as the credential.
+func (c *Client) JobSigner(ctx context.Context) (signer provenance.Signer, identity string, err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	plain, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return nil, "", err
+	}
+	certificate, err := c.Certify(ctx, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(plain.PublicKey()))))
+	if err != nil {
+		return nil, "", err
+	}
+	paired, err := provenance.PairCertificate(plain, []byte(certificate.Certificate))
+	if err != nil {
+		return nil, "", fmt.Errorf("have the job's key certified: %w", err)
+	}
+	signer, err = provenance.NewSSHSigner(paired)
+	return signer, certificate.Identity, err
 }
 
 // isFingerprint reports whether a key is named by its fingerprint, as ssh-keygen -l prints it.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/provenance"
 	"github.com/lychgate/lychgate/authz/source"
 )
 
@@ -348,7 +349,8 @@ func (p *parser) checkZoneSigners(key string, z Zone, s Signers, identities []st
 		p.unique(at, id, before)
 		before = append(before, id)
 		// allowed_signers names identities too, and may change while the gate runs.
-		if s.AllowedSigners == "" && !slices.Contains(identities, id) && p.sound("signers") {
+		job := s.JobAuthority != "" && (strings.HasPrefix(id, provenance.JobPrefix) || strings.HasPrefix(id, provenance.ReviewJobPrefix))
+		if s.AllowedSigners == "" && !job && !slices.Contains(identities, id) && p.sound("signers") {
 			hint := "add it under signers.keys, or give signers.allowed_signers"
 			if near := nearest(id, identities); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)

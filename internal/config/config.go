@@ -165,6 +165,10 @@ func (c Credentials) IsZero() bool { return c == Credentials{} }
 type Signers struct {
 	// AllowedSigners is a file as ssh-keygen(1) describes it: principals, options, key. Reread when it changes.
 	AllowedSigners Path `yaml:"allowed_signers"`
+	// JobAuthority is a private key as ssh-keygen writes it, without a passphrase and used for nothing else: the gate certifies keys of CI
+	// jobs with it, which then sign as job:FORGE/#ID, or review-job:FORGE/#ID when they are not protected. All nodes have the same.
+	// Default none: jobs sign with keys of their own. Reread when it changes.
+	JobAuthority Path `yaml:"job_authority"`
 	// Keys are plain public keys, in PEM.
 	Keys []SignerKey `yaml:"keys"`
 }
