@@ -66,7 +66,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
 	flags.StringVar(&o.sample, "sample", "", "`directory` of a shared-state cache of the recipes in sample.go; without it the builds sample-... are left out")
 	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, scale-agent-bob, ...) matches `regexp`")
-	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
+	flags.DurationVar(&o.timeout, "timeout", 2*time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
 	if err := flags.Parse(args); err != nil {
 		return o, err
