@@ -55,7 +55,9 @@ func (p *parser) checkFiles(c *Config) {
 	p.tlsFiles("https.tls", c.HTTPS.TLS)
 	p.tlsFiles("admin.tls", c.Admin.TLS)
 	p.file("signers.allowed_signers", c.Signers.AllowedSigners)
-	p.file("signers.job_authority", c.Signers.JobAuthority)
+	if p.file("signers.job_authority", c.Signers.JobAuthority) {
+		p.secret("signers.job_authority", Secret{"file", string(c.Signers.JobAuthority)})
+	}
 	p.checkSSHFiles(&c.SSH)
 	p.checkHashFiles(c)
 	p.checkOIDCFiles(c)
