@@ -138,7 +138,7 @@ func TestExampleCommands(t *testing.T) {
 	for _, j := range jobExamples {
 		lines = append(lines, jobScript(t, j)...)
 	}
-	for _, unit := range []string{"systemd/lychgate.service", "systemd/user/lychgate-agent.service"} {
+	for _, unit := range []string{"systemd/lychgate.service", "systemd/lychgate-agent.service", "systemd/user/lychgate-agent.service"} {
 		for _, m := range regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllStringSubmatch(string(example(t, unit)), -1) {
 			lines = append(lines, m[1])
 		}
@@ -149,7 +149,7 @@ func TestExampleCommands(t *testing.T) {
 		checked++
 		checkCommand(t, "examples", strings.Fields(m[1]), verbs, flags)
 	}
-	if checked != 2+3*len(jobExamples) {
+	if checked != 3+3*len(jobExamples) {
 		t.Errorf("%d commands were checked", checked)
 	}
 }

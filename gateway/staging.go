@@ -252,7 +252,7 @@ func (s *staging) room() error {
 	if err := unix.Statfs(s.dir, &fs); err != nil {
 		return unavailable("look at the free space", err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < s.limits.MinFree {
+	if free := int64(fs.Bavail) * int64(fs.Bsize); free < s.limits.MinFree {
 		return unavailable("stage the object", fmt.Errorf("%d bytes are free, less than limits.upload_min_free: %w", free, unix.ENOSPC))
 	}
 	return nil

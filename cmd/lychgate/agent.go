@@ -27,16 +27,18 @@ const (
 	agentHashPlace = "127.0.0.1:8475"
 	agentZone      = "main"
 	noHash         = "none"
+	unixPlace      = "unix:" // begins a place that is a socket
 )
 
 // agentFlags is how an agent is to run.
 type agentFlags struct {
 	remote
 	signIn                     agentSignIn
+	verify                     agentVerify
 	control, spool, cache, log string
 	listen, hash               []string
 	spoolGiB, cacheGiB         int64
-	anyUser                    bool
+	anyUser, shared            bool
 }
 
 func newAgent() *cobra.Command {
@@ -47,20 +49,26 @@ func newAgent() *cobra.Command {
 It gathers BitBake's thousands of questions into few, and downloads an object whole, and verifies it, before it tells BitBake that it is
 there. Whatever goes wrong, the gate away or the token at its end, is a miss and a warning here, and never a failed build.
 
-It listens on loopback or a unix socket alone, and serves nobody but the user that runs it. It runs until it gets SIGTERM or an
+It listens on loopback or a unix socket alone, and serves nobody but the user that runs it; with --shared, every user who has joined, each by
+their own token. It runs until it gets SIGTERM or an
 interrupt. It logs to standard error. What to write into local.conf is printed by lychgate agent env; how it is doing, by
 lychgate agent status. Sockets that systemd hands over are served too, and then the default places are not.
 
 It signs in by itself with the SSH keys that ssh-agent holds and the git server knows, single sign-on, or a CI job's ID token, and renews its
 token (--sign-in). Where there is a token already, as lychgate login leaves it in .netrc, it uses that: it is read again when its file changes, and
-a running agent goes on with the new one.`,
+a running agent goes on with the new one.
+
+With --verify neither the gate's word nor its mirror's is enough: what the signed statement about it does not name, by a key that you give, is
+not there, and lychgate agent status says why.`,
 		Example: `  lychgate agent --gate https://gate.example.com:8443
   lychgate agent --gate https://gate.example.com:8443 --hash main=127.0.0.1:8475
+  lychgate agent --gate https://gate.example.com:8443 --verify --signers allowed_signers
   lychgate agent env >> conf/local.conf`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.flags(cmd)
 	f.signIn.flags(cmd)
+	f.verify.flags(cmd)
 	f.controlFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.listen, "listen", nil, "`HOST:PORT` of loopback, or unix:PATH, for BitBake; may be given again; default "+agentPlace)
 	cmd.Flags().StringArrayVar(&f.hash, "hash", nil, "serve hash equivalence of a zone: `ZONE=HOST:PORT` of loopback; may be given again; none serves none; default "+agentZone+"="+agentHashPlace+" beside the default of --listen")
@@ -70,7 +78,8 @@ a running agent goes on with the new one.`,
 	cmd.Flags().Int64Var(&f.cacheGiB, "cache-size", 32, "how many `GiB` the cache may hold")
 	cmd.Flags().BoolVar(&f.anyUser, "any-user", false, "serve every user of this machine on TCP, where the system does not tell whose a connection is")
 	cmd.Flags().StringVar(&f.log, "log", "text", "log `format`: text or json")
-	cmd.AddCommand(newAgentEnv(), newAgentStatus())
+	cmd.Flags().BoolVar(&f.shared, "shared", false, "serve each user of this machine who has joined (lychgate agent join) by their own token; the control socket is then "+agent.SharedControlPath)
+	cmd.AddCommand(newAgentEnv(), newAgentStatus(), newAgentJoin(), newAgentLeave())
 	return cmd
 }
 
@@ -78,18 +87,30 @@ func (f *agentFlags) controlFlag(cmd *cobra.Command) { controlFlag(cmd, &f.contr
 
 // controlFlag says where an agent is asked how it is.
 func controlFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "control", os.Getenv("LYCHGATE_AGENT"), "control `socket` of the agent; LYCHGATE_AGENT names it too; default: lychgate/agent.sock in $XDG_RUNTIME_DIR")
+	cmd.Flags().StringVar(path, "control", os.Getenv("LYCHGATE_AGENT"), "control `socket` of the agent; LYCHGATE_AGENT names it too; default: lychgate/agent.sock in $XDG_RUNTIME_DIR, or that of a shared agent")
 }
 
+// controlPath returns where to ask an agent: one's own, else the shared one of this machine if there is one.
 func controlPath(flag string) (string, error) {
 	if flag != "" {
 		return flag, nil
 	}
 	path, err := agent.ControlPath(os.Getenv)
+	if err == nil && isSocket(path) {
+		return path, nil
+	}
+	if isSocket(agent.SharedControlPath) {
+		return agent.SharedControlPath, nil
+	}
 	if err != nil {
 		return "", usageError("%w", err)
 	}
 	return path, nil
+}
+
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == os.ModeSocket
 }
 
 // run listens and serves until the command's context is done.
@@ -98,7 +119,14 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if err := f.checkShared(cmd); err != nil {
+		return err
+	}
 	c, err := f.anonymous()
+	if err != nil {
+		return err
+	}
+	verifier, err := f.verify.verifier()
 	if err != nil {
 		return err
 	}
@@ -107,11 +135,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer places.close()
-	credentials, renewer, err := f.credentials(cmd, c)
+	conf, err := f.config(c, verifier, places, log)
 	if err != nil {
 		return err
 	}
-	a, err := f.agent(c, credentials, places, log)
+	a, renewer, err := f.agent(cmd, conf)
 	if err != nil {
 		return err
 	}
@@ -128,34 +156,65 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	return running.Wait()
 }
 
-// agent makes the agent.
-func (f *agentFlags) agent(c *client.Client, credentials agent.Credentials, places *agentPlaces, log *slog.Logger) (*agent.Agent, error) {
+// servedAgent is an agent of one user, or a shared one.
+type servedAgent interface {
+	Serve(ctx context.Context, listeners ...net.Listener) error
+	ServeControl(ctx context.Context, ln net.Listener) error
+}
+
+// agent makes the agent, and what keeps its token up; nil for what nobody needs to.
+func (f *agentFlags) agent(cmd *cobra.Command, conf agent.Config) (a servedAgent, renewer *client.Renewer, err error) {
+	if f.shared {
+		a, err = agent.NewShared(conf)
+	} else {
+		if conf.Credentials, renewer, err = f.credentials(cmd, conf.Client); err != nil {
+			return nil, nil, err
+		}
+		a, err = agent.New(conf)
+	}
+	if err != nil {
+		return nil, nil, &exitError{code: exitUsage, err: err}
+	}
+	return a, renewer, nil
+}
+
+// checkShared refuses what a shared agent has no use for: a credential of its own, which it would show for others.
+func (f *agentFlags) checkShared(cmd *cobra.Command) error {
+	if !f.shared {
+		return nil
+	}
+	for _, flag := range []string{"tls-cert", "tls-key", "token-file", "netrc", "sign-in", "key", "ssh", "issuer", "audience", "id-token-file", "any-user"} {
+		if cmd.Flags().Changed(flag) {
+			return usageError("--%s does not go with --shared: each user joins with their own token", flag)
+		}
+	}
+	return nil
+}
+
+// config is what the flags say of the agent, its credentials apart.
+func (f *agentFlags) config(c *client.Client, verifier agent.Verifier, places *agentPlaces, log *slog.Logger) (conf agent.Config, err error) {
 	if f.spoolGiB < 1 {
-		return nil, usageError("--spool-size %d: want at least 1", f.spoolGiB)
+		return conf, usageError("--spool-size %d: want at least 1", f.spoolGiB)
 	}
 	if f.cacheGiB < 1 {
-		return nil, usageError("--cache-size %d: want at least 1", f.cacheGiB)
+		return conf, usageError("--cache-size %d: want at least 1", f.cacheGiB)
 	}
 	spool := f.spool
 	if spool == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
-			return nil, usageError("there is no place for the spool: %w: give --spool DIRECTORY", err)
+			return conf, usageError("there is no place for the spool: %w: give --spool DIRECTORY", err)
 		}
 		spool = filepath.Join(dir, "lychgate", "spool")
 	}
-	conf := agent.Config{
-		Client: c, Gate: f.gate, Credentials: credentials, Spool: spool, SpoolBytes: f.spoolGiB << 30, Cache: f.cache, CacheBytes: f.cacheGiB << 30,
-		AnyUser: f.anyUser, Log: log,
+	conf = agent.Config{
+		Client: c, Gate: f.gate, Spool: spool, SpoolBytes: f.spoolGiB << 30, Cache: f.cache, CacheBytes: f.cacheGiB << 30,
+		Verifier: verifier, VerifyZones: f.verify.zones, AnyUser: f.anyUser, Log: log,
 	}
 	for zone, ln := range places.hash {
 		conf.Hash = append(conf.Hash, agent.Hash{Zone: zone, Listener: ln, Address: c.HashURL(zone), Dialer: hashserv.Dialer{TLS: c.TLS()}})
 	}
-	a, err := agent.New(conf)
-	if err != nil {
-		return nil, &exitError{code: exitUsage, err: err}
-	}
-	return a, nil
+	return conf, nil
 }
 
 // agentPlaces is where an agent listens.
@@ -187,7 +246,7 @@ func (f *agentFlags) open() (p *agentPlaces, err error) {
 		}
 	}
 	for _, place := range f.listen {
-		ln, err := agent.Listen(place)
+		ln, err := f.listenAt(place)
 		if err != nil {
 			return p, err
 		}
@@ -200,12 +259,28 @@ func (f *agentFlags) openControl(p *agentPlaces) error {
 	if p.control != nil {
 		return nil
 	}
-	path, err := controlPath(f.control)
-	if err != nil {
-		return err
+	path := f.control
+	switch {
+	case path != "":
+	case f.shared:
+		path = agent.SharedControlPath
+	default:
+		var err error
+		if path, err = agent.ControlPath(os.Getenv); err != nil {
+			return err
+		}
 	}
-	p.control, err = agent.ListenUnix(path)
+	var err error
+	p.control, err = f.listenAt(unixPlace + path)
 	return err
+}
+
+// listenAt listens where the agent's user alone can come, or every user when the agent is shared.
+func (f *agentFlags) listenAt(place string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(place, unixPlace); ok && f.shared {
+		return agent.ListenShared(path)
+	}
+	return agent.Listen(place)
 }
 
 func (f *agentFlags) openHash(p *agentPlaces) error {
@@ -220,7 +295,7 @@ func (f *agentFlags) openHash(p *agentPlaces) error {
 		if p.hash[zone] != nil {
 			return fmt.Errorf("--hash %s: zone %s has a place already", word, zone)
 		}
-		ln, err := agent.Listen(place)
+		ln, err := f.listenAt(place)
 		if err != nil {
 			return err
 		}
@@ -283,7 +358,7 @@ func askAgent(ctx context.Context, control string) (agent.Status, error) {
 
 // agentEnv prints the lines of local.conf for an agent.
 func agentEnv(s agent.Status, zones []string, env func(string) string) (string, error) {
-	i := slices.IndexFunc(s.Listen, func(place string) bool { return !strings.HasPrefix(place, "unix:") })
+	i := slices.IndexFunc(s.Listen, func(place string) bool { return !strings.HasPrefix(place, unixPlace) })
 	if i < 0 {
 		return "", errors.New("the agent listens on a unix socket alone, which BitBake cannot use: start it with --listen 127.0.0.1:PORT")
 	}
@@ -296,6 +371,9 @@ func agentEnv(s agent.Status, zones []string, env func(string) string) (string, 
 	}
 	text := `SSTATE_MIRRORS = "` + strings.Join(mirrors, " ") + "\"\n"
 	if place, ok := s.Hash[zones[0]]; ok {
+		if path, ok := strings.CutPrefix(place, unixPlace); ok {
+			place = "unix://" + path // as BitBake writes it
+		}
 		text += "BB_SIGNATURE_HANDLER = \"OEEquivHash\"\nBB_HASHSERVE = \"" + place + "\"\n"
 	}
 	host, _, _ := net.SplitHostPort(s.Listen[i])

@@ -75,6 +75,9 @@ func showAgent(w io.Writer, s agent.Status, asJSON, again bool) error {
 	row("presence", "%d hits, %d misses, %d unanswered; %d names in %d batches, %d remembered", s.Hits, s.Misses, s.Unanswered, s.Asked, s.Batches, s.Remembered)
 	row("latency", "BitBake %s, gate %s (median / 99 %%)", latencyText(s.Presence), latencyText(s.Batch))
 	row("objects", "%d handed out, %d not there, %d failed; %d out of the cache", s.Downloads, s.Withheld, s.Failed, s.CacheHits)
+	if s.Verifying {
+		row("verified", "%d were withheld, since nobody you trust vouches for them", s.Unverified)
+	}
 	row("bytes", "%s fetched, %s handed out, %s held", sizeText(s.Fetched), sizeText(s.Served), sizeText(s.Spooled))
 	if len(s.Hash) > 0 {
 		row("hashes", "%d asked, %d of them without an answer of the gate", s.HashAsked, s.HashNeutral)

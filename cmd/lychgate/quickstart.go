@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/authz/forge"
 	"github.com/lychgate/lychgate/gateway/sshd"
 	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/config"
@@ -30,6 +34,7 @@ import (
 // quickstart is a gate with everything embedded, ready to try.
 type quickstart struct {
 	dir, https, ssh, admin, sstate string
+	hosts                          []string // where the sources of that cache are; nil for the example's
 	out                            io.Writer
 }
 
@@ -40,7 +45,8 @@ func newQuickstart() *cobra.Command {
 		Long: `Quickstart makes a directory with a configuration, a development CA, a forge in a YAML file, keys and tokens,
 starts the gate on it, publishes a small cache through the signed-write path, and prints three commands to try.
 
-The forge is git.example.com. Its users: alice may read every repository, bob those under public/ only, ci may write.
+The forge is git.example.com, or with --sstate whatever hosts that cache's sources are at. Its users: alice may read every
+repository, bob those under public/ only, ci may write.
 Start it again and it goes on with the same directory. It is for trying, not for work: lychgate config example prints
 a configuration to begin with.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,7 +63,12 @@ a configuration to begin with.`,
 	return cmd
 }
 
-func (q *quickstart) run(ctx context.Context, log *slog.Logger) error {
+func (q *quickstart) run(ctx context.Context, log *slog.Logger) (err error) {
+	if q.sstate != "" {
+		if q.hosts, err = sourceHosts(ctx, q.sstate); err != nil {
+			return fmt.Errorf("read %s: %w", q.sstate, err)
+		}
+	}
 	cfg, err := q.prepare()
 	if err != nil {
 		return fmt.Errorf("prepare %s: %w", q.dir, err)
@@ -71,6 +82,26 @@ func (q *quickstart) run(ctx context.Context, log *slog.Logger) error {
 		err = q.serve(ctx, g)
 	}
 	return errors.Join(err, g.close())
+}
+
+// sourceHosts returns the hosts that a cache's sources are at, sorted.
+func sourceHosts(ctx context.Context, dir string) ([]string, error) {
+	cache, err := client.OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	derived, err := client.Derive(ctx, cache, client.DeriveOptions{})
+	if err = errors.Join(err, cache.Close()); err != nil {
+		return nil, err
+	}
+	hosts := map[string]bool{}
+	for _, b := range derived.Builds {
+		for _, s := range b.Inputs() {
+			hosts[s.Locator.Host] = true
+		}
+	}
+	delete(hosts, "") // of what has no place
+	return slices.Sorted(maps.Keys(hosts)), nil
 }
 
 // serve runs the gate and, beside it, fills it and says what to try.
@@ -114,11 +145,11 @@ func (q *quickstart) prepare() (*config.Config, error) {
 	if err := q.signingKey(); err != nil {
 		return nil, err
 	}
-	forge, err := q.forge()
+	people, err := q.forge()
 	if err != nil {
 		return nil, err
 	}
-	if err := writeOnce(q.path("forge.yaml"), forge); err != nil {
+	if err := writeOnce(q.path("forge.yaml"), people); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(q.path("lychgate.yaml"), []byte(q.config()), 0o600); err != nil {
@@ -200,9 +231,12 @@ func (q *quickstart) signingKey() error {
 	return os.WriteFile(q.path("ci.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}), 0o600)
 }
 
-// forge is quickstartForge with the SSH keys of its people.
+// forge is quickstartForge with the hosts of the cache and the SSH keys of its people.
 func (q *quickstart) forge() (string, error) {
 	text := quickstartForge
+	if len(q.hosts) > 0 {
+		text = strings.Replace(text, "[git.example.com]", hostList(q.hosts), 1)
+	}
 	for _, user := range []string{"alice", "bob"} {
 		key, err := q.sshKey(user)
 		if err != nil {
@@ -212,6 +246,15 @@ func (q *quickstart) forge() (string, error) {
 		text = strings.Replace(text, line, fmt.Sprintf("%s, keys: [%q]", line, key), 1)
 	}
 	return text, nil
+}
+
+// hostList is hosts as a list in YAML.
+func hostList(hosts []string) string {
+	quoted := make([]string, len(hosts))
+	for i, h := range hosts {
+		quoted[i] = strconv.Quote(h)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // sshKey makes the key that a user shows at the ssh door, unless it is there, and returns its public half.
@@ -320,9 +363,24 @@ func (q *quickstart) fill(ctx context.Context) error {
 	}
 	if report.ExitCode() == 0 {
 		fmt.Fprintf(q.out, "%d objects are published.\n", report.Objects)
-		return nil
+	} else if err := report.WriteText(q.out); err != nil {
+		return err
 	}
-	return report.WriteText(q.out)
+	return q.tellUnowned()
+}
+
+// tellUnowned says which hosts the forge does not know: it was written for another cache, or by a person.
+func (q *quickstart) tellUnowned() error {
+	static, err := forge.LoadStatic(forge.StaticConfig{Name: "git.example.com", File: q.path("forge.yaml")})
+	if err != nil {
+		return err
+	}
+	owned := static.Hosts()
+	unowned := slices.DeleteFunc(slices.Clone(q.hosts), func(h string) bool { return slices.Contains(owned, h) })
+	if len(unowned) > 0 {
+		fmt.Fprintf(q.out, "Nobody may read what is built from sources at %s: add to hosts in %s.\n", hostList(unowned), q.path("forge.yaml"))
+	}
+	return nil
 }
 
 // greet prints what to try.
@@ -352,9 +410,14 @@ Try these in another terminal:
    %s
    %s
 
+5. Build through it, with the agent beside BitBake; the second line says what conf/local.conf needs:
+   %s agent --gate %s --ca %s --key %s
+   %s agent env
+
 Stop it with Ctrl-C. Everything it keeps is in %s.
 `, q.url(), q.ssh, q.admin, get("alice"), get("bob"), self, q.path("lychgate.yaml"), name,
-		q.sshLine("scp -P", "alice", "gate:/main/"+name+" "+q.path("got")), q.sshLine("ssh -p", "bob", "gate whoami"), q.dir)
+		q.sshLine("scp -P", "alice", "gate:/main/"+name+" "+q.path("got")), q.sshLine("ssh -p", "bob", "gate whoami"),
+		self, q.url(), q.path("ca.pem"), q.path("alice.key"), self, q.dir)
 	return err
 }
 

@@ -19,16 +19,25 @@ type remote struct{ gate, caFile, tokenFile, certFile, keyFile, netrc string }
 // flags adds the flags that every verb of a client has.
 func (r *remote) flags(cmd *cobra.Command) {
 	r.whereFlags(cmd)
-	cmd.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("LYCHGATE_TOKEN_FILE"), "`file` that holds a gate token; LYCHGATE_TOKEN_FILE names it, LYCHGATE_TOKEN holds a token itself; default: the entry of the gate's host in .netrc, as lychgate login writes it")
+	r.tokenFlag(cmd)
 	cmd.Flags().StringVar(&r.certFile, "tls-cert", "", "client certificate `file` in PEM, in place of a token; with --tls-key")
 	cmd.Flags().StringVar(&r.keyFile, "tls-key", "", "`file` with the private key of --tls-cert")
+}
+
+func (r *remote) netrcFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&r.netrc, "netrc", "", "`file` in place of ~/.netrc; NETRC names it too")
+}
+
+// tokenFlag adds the flag that says which token.
+func (r *remote) tokenFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("LYCHGATE_TOKEN_FILE"), "`file` that holds a gate token; LYCHGATE_TOKEN_FILE names it, LYCHGATE_TOKEN holds a token itself; default: the entry of the gate's host in .netrc, as lychgate login writes it")
 }
 
 // whereFlags adds the flags that say which gate, and which .netrc.
 func (r *remote) whereFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&r.gate, "gate", os.Getenv("LYCHGATE_GATE"), "`URL` of the gate; LYCHGATE_GATE names it too")
 	cmd.Flags().StringVar(&r.caFile, "ca", os.Getenv("LYCHGATE_CA"), "PEM `file` that verifies the gate; LYCHGATE_CA names it too; default: the system's")
-	cmd.Flags().StringVar(&r.netrc, "netrc", "", "`file` in place of ~/.netrc; NETRC names it too")
+	r.netrcFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("gate", cobra.NoFileCompletions) // an error would mean that the flag is not there
 }
 

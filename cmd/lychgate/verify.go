@@ -16,12 +16,27 @@ import (
 	"github.com/lychgate/lychgate/internal/client"
 )
 
+// signerFlags say whose signatures count.
+type signerFlags struct {
+	signers, keys, revoked []string
+	keyFlag                string // how keys are given
+}
+
+// flags adds them. keyFlag is the name of the one for plain keys.
+func (f *signerFlags) flags(cmd *cobra.Command, keyFlag string) {
+	f.keyFlag = "--" + keyFlag
+	cmd.Flags().StringArrayVar(&f.signers, "signers", nil, "`file` of allowed signers whose SSH keys count; may be repeated")
+	cmd.Flags().StringArrayVar(&f.keys, keyFlag, nil, "`IDENTITY=FILE`: a PEM public key that counts; may be repeated")
+	cmd.Flags().StringArrayVar(&f.revoked, "revoked", nil, "`fingerprint` (SHA256:...) of a key that counts no more; may be repeated")
+}
+
 // verifyFlags say whose word counts, and where statements are.
 type verifyFlags struct {
-	signers, keys, revoked, statements, zones []string
-	fetch                                     string
-	jobs                                      int
-	quiet, asJSON                             bool
+	signerFlags
+	statements, zones []string
+	fetch             string
+	jobs              int
+	quiet, asJSON     bool
 }
 
 func newVerify() *cobra.Command {
@@ -45,9 +60,7 @@ Exit codes: 0 all are verified, 3 some are not, 1 it could not be done.`,
 			return f.run(cmd, r, args[0], args[1:])
 		},
 	}
-	cmd.Flags().StringArrayVar(&f.signers, "signers", nil, "`file` of allowed signers whose SSH keys count; may be repeated")
-	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "`IDENTITY=FILE`: a PEM public key that counts; may be repeated")
-	cmd.Flags().StringArrayVar(&f.revoked, "revoked", nil, "`fingerprint` (SHA256:...) of a key that counts no more; may be repeated")
+	f.signerFlags.flags(cmd, "key")
 	cmd.Flags().StringArrayVar(&f.statements, "statements", nil, "`directory` with statements, beside those in the cache; may be repeated")
 	cmd.Flags().StringArrayVar(&f.zones, "zone", nil, "`zone` that statements must be for; may be repeated; default: any, and main for --fetch")
 	cmd.Flags().StringVar(&f.fetch, "fetch", "", "get the statements that are missing from the gate, and keep them in `directory`")
@@ -99,9 +112,9 @@ func (f *verifyFlags) run(cmd *cobra.Command, r remote, dir string, names []stri
 }
 
 // verifier reads the keys.
-func (f *verifyFlags) verifier() (*provenance.Verifier, error) {
+func (f *signerFlags) verifier() (*provenance.Verifier, error) {
 	if len(f.signers)+len(f.keys) == 0 {
-		return nil, usageError("whose signatures count? Give --signers FILE, which ssh-keygen calls allowed_signers, or --key IDENTITY=FILE")
+		return nil, usageError("whose signatures count? Give --signers FILE, which ssh-keygen calls allowed_signers, or %s IDENTITY=FILE", f.keyFlag)
 	}
 	cfg := provenance.VerifierConfig{Revoked: f.revoked}
 	for _, path := range f.signers {
@@ -114,15 +127,15 @@ func (f *verifyFlags) verifier() (*provenance.Verifier, error) {
 	for _, given := range f.keys {
 		identity, path, ok := strings.Cut(given, "=")
 		if !ok {
-			return nil, usageError("--key %s: want IDENTITY=FILE", given)
+			return nil, usageError("%s %s: want IDENTITY=FILE", f.keyFlag, given)
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return nil, usageError("--key: %w", err)
+			return nil, usageError("%s: %w", f.keyFlag, err)
 		}
 		key, err := parsePublicKey(text)
 		if err != nil {
-			return nil, usageError("--key: %s: %w", path, err)
+			return nil, usageError("%s: %s: %w", f.keyFlag, path, err)
 		}
 		cfg.Keys = append(cfg.Keys, provenance.PlainKey{Identity: identity, Key: key})
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -18,19 +19,34 @@ type whyNot struct {
 
 func newWhy() *cobra.Command {
 	var r remote
-	var zone string
+	var zone, control string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "why NAME...", Short: "Ask why an artifact is not there for you",
-		Long: `Why asks the gate about objects by their names, as BitBake asks for them. Where the zone tells (tell_why), it says whether
-an object was never published or whether you lack rights, and names the repositories you would have to read. Else both look the
-same, and it says whom to ask.
+		Use: "why [RECIPE... | NAME...]", Short: "Ask why something is not there for you",
+		Long: `Why says why BitBake did not find objects. Given recipes, it asks the running agent what it could not hand out of them lately, and
+the agent asks the gate why, with the credential that it has. Given nothing, it lists the recipes of which something was missed.
+
+Given names of objects, as BitBake asks for them, it asks the gate itself. A name has a "/" in it, and a recipe has none.
+
+Where the zone tells (tell_why), the gate says whether an object was never published or whether you lack rights, and names the
+repositories you would have to read. Else both look the same, and it says whom to ask.
 
 A credential that is not good any more, and a gate that is away, are errors that say so. Exit code 3 means that at least one object is not
 there for you.`,
-		Example: "  lychgate why universal/4a/3c/sstate:zlib-native:...:4a3c..._populate_sysroot.tar.zst --gate https://gate.example.com",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, names []string) error {
+		Example: `  lychgate why
+  lychgate why busybox
+  lychgate why universal/4a/3c/sstate:zlib-native:...:4a3c..._populate_sysroot.tar.zst --gate https://gate.example.com`,
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return missedRecipes(cmd, control), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names := slices.DeleteFunc(slices.Clone(args), isRecipe)
+			switch {
+			case len(names) == 0:
+				return whyRecipes(cmd, control, args, asJSON)
+			case len(names) < len(args):
+				return usageError("give recipes or names of objects, not both: %s is a recipe", printable(args[slices.IndexFunc(args, isRecipe)]))
+			}
 			c, err := r.open()
 			if err != nil {
 				return err
@@ -39,7 +55,8 @@ there for you.`,
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&zone, "zone", "main", "`zone` to ask")
+	controlFlag(cmd, &control)
+	cmd.Flags().StringVar(&zone, "zone", "main", "`zone` to ask about names; recipes are asked about where BitBake looked for them")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -60,14 +60,25 @@ type Config struct {
 	Quiet time.Duration
 	// Hash opens hash equivalence: for each zone, the gate's server. See [Hash].
 	Hash []Hash
+	// Verifier says whose word counts about what an object is. When there is one, an object is handed out only when a signed statement that it
+	// opens names the object with its digest; nil: the gate's word is enough.
+	Verifier Verifier
+	// VerifyZones are the zones that such a statement may have been made for; none: any.
+	VerifyZones []string
 	// AnyUser serves every user of this machine on TCP, for systems on which the owner of a connection cannot be found out.
 	AnyUser bool
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
 
-	// create makes a file of the spool, and patience is how often a client that waits is told to go on: for tests.
-	create   func(dir string) (spoolFile, error)
-	patience time.Duration
+	// create makes a file of the spool, patience is how often a client that waits is told to go on, and unread how long one may take nothing: for
+	// tests.
+	create           func(dir string) (spoolFile, error)
+	patience, unread time.Duration
+
+	// opened is a cache that several agents have in common, in place of Cache. None of them closes it.
+	opened *cache
+	// brief ends each connection of HTTP after an answer: who has found nothing may find something on the next.
+	brief bool
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -79,8 +90,10 @@ type Agent struct {
 	log      *slog.Logger
 	link     *link
 	presence *presence
+	vouch    *vouching // nil unless statements are asked for
 	spool    *spool
 	warn     *warnings
+	recent   recent
 	count    counts
 	hashes   []*hashZone
 
@@ -105,8 +118,9 @@ func New(conf Config) (*Agent, error) {
 	a.count.started = conf.Now()
 	a.link = &link{client: conf.Client, creds: conf.Credentials, now: conf.Now, warn: a.warn, log: conf.Log}
 	a.presence = &presence{agent: a, pending: map[string]*batch{}}
+	a.vouch = newVouching(conf, a.link)
 	a.spool = newSpool(a)
-	if conf.Cache != "" {
+	if a.spool.cache = conf.opened; conf.opened == nil && conf.Cache != "" {
 		var err error
 		if a.spool.cache, err = openCache(conf.Cache, conf.CacheBytes, conf.Now); err != nil {
 			return nil, err
@@ -136,6 +150,7 @@ func (conf Config) withDefaults() Config {
 		conf.Now = time.Now
 	}
 	conf.patience = cmp.Or(conf.patience, patienceTime)
+	conf.unread = cmp.Or(conf.unread, unreadTime)
 	if conf.create == nil {
 		conf.create = createFile
 	}
@@ -166,7 +181,9 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer func() { hangUp(); cancel(); all.Wait(); a.spool.close() }()
 	a.spool.start(work)
 	all.Go(func() { a.upkeep(work) })
+	all.Go(func() { a.attend(work) })
 	server := a.server(work)
+	server.SetKeepAlivesEnabled(!a.conf.brief)
 	failed := make(chan error, len(listeners)+len(a.hashes))
 	for _, ln := range listeners {
 		a.place(ln)
@@ -215,10 +232,8 @@ func (a *Agent) drain() {
 	}
 }
 
-// upkeep forgets what is old, sums up builds, and asks once for each token whose it is, until ctx is done.
+// upkeep forgets what is old, and sums up builds, until ctx is done.
 func (a *Agent) upkeep(ctx context.Context) {
-	var asking sync.WaitGroup
-	defer asking.Wait()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -228,8 +243,22 @@ func (a *Agent) upkeep(ctx context.Context) {
 		case <-tick.C:
 			a.spool.sweep()
 			a.count.sumUp(a.conf.Now(), a.conf.Quiet, a.log)
-			if a.link.nameless() {
-				asking.Go(func() { a.link.introduce(ctx) })
+		}
+	}
+}
+
+// attend asks the gate, once for each token, whose it is, and sees whether what was wrong with it or the token is over, though BitBake asks nothing,
+// until ctx is done.
+func (a *Agent) attend(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if a.link.nameless() || a.link.idle() || a.link.replaced(ctx) {
+				a.link.introduce(ctx)
 			}
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -16,12 +15,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 )
-
-// maxStatus bounds the answer of an agent in bytes.
-const maxStatus = 1 << 20
-
-// ErrNoAgent is wrapped when no agent answers on a control socket.
-var ErrNoAgent = errors.New("no agent answers")
 
 // ControlPath returns where an agent's control socket is for the user of an environment: lychgate/agent.sock in $XDG_RUNTIME_DIR, else in the
 // user's cache directory.
@@ -37,16 +30,45 @@ func ControlPath(env func(string) string) (string, error) {
 	return filepath.Join(dir, "lychgate", "agent.sock"), nil
 }
 
+// SharedControlPath is where a shared agent's control socket is.
+const SharedControlPath = "/run/lychgate/agent.sock"
+
 // ListenUnix listens on a socket that its user alone can reach: in a directory of mode 0700, which it makes if there is none. What an agent that
 // was killed left there is replaced; where another one answers it is refused.
 func ListenUnix(path string) (net.Listener, error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the socket: %w", err)
 	}
-	if err := checkPrivate(dir, "the socket"); err != nil {
+	if err := checkPrivate(filepath.Dir(path), "the socket"); err != nil {
 		return nil, err
 	}
+	return listenUnix(path, 0o600)
+}
+
+// ListenShared is ListenUnix for a socket that every user can reach and nobody else can replace.
+func ListenShared(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of the socket: %w", err)
+	}
+	if err := checkSteady(filepath.Dir(path), os.Getuid()); err != nil {
+		return nil, err
+	}
+	return listenUnix(path, 0o666)
+}
+
+// checkSteady refuses a directory in which others than root and a user can replace the socket.
+func checkSteady(dir string, uid int) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 && int(st.Uid) != uid || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("others can replace the socket in %s: it must belong to root or to the agent's user, and nobody else may write to it", dir)
+	}
+	return nil
+}
+
+func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		return nil, errors.Join(fmt.Errorf("an agent is running already: it answers on %s", path), c.Close())
 	}
@@ -66,7 +88,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	return ln, nil
@@ -87,55 +109,44 @@ func checkPrivate(dir, what string) error {
 	return nil
 }
 
-// ServeControl answers [Ask] on a unix socket, as soon as the agent serves, until ctx is done. It closes the listener.
+// ServeControl answers [Ask], [AskRecipes] and [AskWhy] on a unix socket, as soon as the agent serves, until ctx is done. It closes the listener.
 func (a *Agent) ServeControl(ctx context.Context, ln net.Listener) error {
 	select {
 	case <-a.serving:
 	case <-ctx.Done():
 		return ln.Close()
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.MarshalWrite(w, a.Status()) // to somebody who has gone
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, WriteTimeout: headerTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHead}
+	return serveControl(ctx, a.guard(ln), &http.Server{Handler: a.controls()})
+}
+
+func serveControl(ctx context.Context, ln net.Listener, server *http.Server) error {
+	server.ReadHeaderTimeout, server.WriteTimeout, server.IdleTimeout, server.MaxHeaderBytes = headerTime, whyTime+headerTime, time.Minute, maxHead
+	server.ReadTimeout = headerTime
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(a.guard(ln)); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
 
-// Ask asks the agent behind a control socket for its status. That there is none is an error that wraps [ErrNoAgent].
-func Ask(ctx context.Context, path string) (Status, error) {
-	var s Status
-	ctx, cancel := context.WithTimeout(ctx, headerTime)
-	defer cancel()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}, DisableKeepAlives: true}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/v1/status", nil)
-	if err != nil {
-		return s, err
-	}
-	res, err := transport.RoundTrip(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return s, fmt.Errorf("%w on %s: start one with lychgate agent --gate URL", ErrNoAgent, path)
-	}
-	if err != nil {
-		return s, fmt.Errorf("ask the agent: %w", err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxStatus))
-	if err != nil || res.StatusCode != http.StatusOK {
-		return s, errors.Join(fmt.Errorf("ask the agent: it answered %d", res.StatusCode), err)
-	}
-	if err := json.Unmarshal(text, &s, json.RejectUnknownMembers(true)); err != nil {
-		return s, fmt.Errorf("ask the agent: its answer is not understood (is it of another version?): %w", err)
-	}
-	return s, nil
+// controls answers what people ask an agent.
+func (a *Agent) controls() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Status()) })
+	mux.HandleFunc("GET /v1/recipes", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Recipes()) })
+	mux.HandleFunc("POST /v1/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "this agent serves its own user alone: there is nothing to join or to leave", http.StatusConflict)
+	})
+	mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
+		answerJSON(w, a.Why(r.Context(), r.URL.Query().Get("recipe")))
+	})
+	return mux
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.MarshalWrite(w, v) // to somebody who has gone
 }
 
 // Listen listens on HOST:PORT, which must be loopback, or on unix:PATH.

@@ -17,6 +17,10 @@ import (
 // patienceTime is how often a client that waits for a download is told to go on waiting. BitBake gives up after 100 s of silence.
 const patienceTime = 25 * time.Second
 
+// unreadTime is how long a client may take nothing of an object that it downloads: then its connection is closed, and the room freed that the object
+// takes. wget comes back for the rest when somebody wakes it.
+const unreadTime = 2 * time.Minute
+
 // ServeHTTP answers BitBake: /ZONE/PATH, HEAD and GET. Whatever cannot be had is 404, and nothing else.
 func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !isLocal(r) {
@@ -87,6 +91,7 @@ func (a *Agent) answerPresence(w http.ResponseWriter, r *http.Request, k key) {
 	if err != nil {
 		a.complain(r.Context(), err)
 	}
+	a.note(r.Context(), k, there, err)
 	a.count.answered(there, err)
 	if !there {
 		w.WriteHeader(http.StatusNotFound)
@@ -103,15 +108,21 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	o, err := a.obtain(w, r, k, promised)
 	if err != nil {
 		a.complain(r.Context(), err)
+		a.note(r.Context(), k, false, err)
 		a.count.failed(err)
 		http.NotFound(w, r)
 		return
 	}
-	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size}
+	a.note(r.Context(), k, true, nil)
+	client := http.NewResponseController(w)
+	alive := func() { _ = client.SetWriteDeadline(time.Now().Add(a.conf.unread)) } // where there is none, a client may take all day
+	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size, alive: alive}
 	defer func() { a.spool.release(o, body.ended) }()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+o.digest.Hex()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, body)
+	_ = client.Flush()                       // whoever has gone is noticed by the server
+	_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
 	a.count.served.Add(body.sent)
 	if r.Method == http.MethodHead {
 		a.count.promised.Add(1)
@@ -145,35 +156,44 @@ func (a *Agent) obtain(w http.ResponseWriter, r *http.Request, k key, promised b
 	}
 }
 
+// note remembers what BitBake is told, unless it does not wait for it.
+func (a *Agent) note(ctx context.Context, k key, there bool, err error) {
+	if ctx.Err() == nil {
+		a.recent.note(k, there, err, a.conf.Now())
+	}
+}
+
 // complain says why something cannot be had. Each cause is said once.
 func (a *Agent) complain(ctx context.Context, err error) {
 	var refusal *client.Error
 	var token *tokenError
 	var disk *diskError
+	var unverified *unverifiedError
 	switch {
-	case isAbsent(err), errors.Is(err, errLost), errors.As(err, &token):
+	case isAbsent(err), errors.Is(err, errLost), errors.Is(err, errSlow), errors.As(err, &token), client.Unreachable(err):
 		// The first is no fault; the others were said when they were found.
 	case ctx.Err() != nil: // nobody waits for the answer
+	case errors.As(err, &unverified):
+		a.warn.add(unverified.cause, "an object is withheld, since nobody you trust vouches for it: "+err.Error())
 	case errors.As(err, &disk):
-		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails: "+err.Error())
+		a.warn.add(causeDisk, "objects cannot be fetched, since the spool's disk fails; make room there, or choose another with --spool: "+err.Error())
 	case errors.Is(err, errSpoolFull):
 		a.warn.add(causeSpool, "objects cannot be fetched: "+err.Error())
 	case errors.Is(err, client.ErrBytes):
-		a.warn.add(causeBytes, "an object is withheld: "+err.Error())
+		a.warn.add(causeBytes, "an object is withheld; tell who runs the gate: "+err.Error())
 	case errors.As(err, &refusal):
 		a.warn.add(causeAnswer, "objects cannot be had: "+err.Error())
-	case client.Unreachable(err):
-		a.warn.add(causeGate, "objects cannot be fetched: "+err.Error())
 	default:
 		a.warn.add(causeOther, "objects cannot be had: "+err.Error())
 	}
 }
 
-// objectReader notes what was read of an object.
+// objectReader notes what was read of an object. It calls alive before each read: what was read before has been taken then.
 type objectReader struct {
 	*io.SectionReader
 	size, at, sent int64
 	ended          bool
+	alive          func()
 }
 
 func (o *objectReader) Seek(offset int64, whence int) (n int64, err error) {
@@ -183,6 +203,7 @@ func (o *objectReader) Seek(offset int64, whence int) (n int64, err error) {
 }
 
 func (o *objectReader) Read(p []byte) (int, error) {
+	o.alive()
 	n, err := o.SectionReader.Read(p)
 	o.at += int64(n)
 	o.sent += int64(n)

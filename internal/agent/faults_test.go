@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +14,15 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/authn"
+	"github.com/lychgate/lychgate/internal/client"
 	"github.com/lychgate/lychgate/internal/gwtest"
 )
 
@@ -162,6 +168,73 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// smallDisk is a disk that has room for so many bytes, in files that write to it.
+type smallDisk struct {
+	mu   sync.Mutex
+	room int
+}
+
+// smallFile takes room, and gives it back when it is closed.
+type smallFile struct {
+	*os.File
+	disk  *smallDisk
+	taken int
+}
+
+func (f *smallFile) Write(p []byte) (int, error) {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	n, err := f.File.Write(p[:min(len(p), f.disk.room)])
+	f.disk.room -= n
+	if f.taken += n; err == nil && n < len(p) {
+		err = fmt.Errorf("write %s: %w", "object", syscall.ENOSPC)
+	}
+	return n, err
+}
+
+func (f *smallFile) Close() error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.disk.room += f.taken
+	f.taken = 0
+	return f.File.Close()
+}
+
+// TestFullDiskIsUsed: on a disk that is smaller than the spool may be, what was read already makes room, what is waited for does not, and there is one
+// warning. With room again all is found.
+func TestFullDiskIsUsed(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	one, two := gwtest.NewObject("one", "package"), gwtest.NewObject("two", "package")
+	for _, o := range []*gwtest.Object{&one, &two} {
+		o.Content = bytes.Repeat([]byte(o.Name[:1]), 1000)
+	}
+	g.Publish([]gwtest.Object{one, two}, publicSource)
+	disk := &smallDisk{room: 1500}
+	h := start(t, g, "bob", func(c *Config) {
+		c.create = func(dir string) (spoolFile, error) {
+			f, err := os.CreateTemp(dir, "small")
+			return &smallFile{File: f, disk: disk}, err
+		}
+	})
+	h.want("HEAD one", h.status("HEAD", "/main/"+one.Name, true), 200)
+	for range 3 {
+		h.want("HEAD two, without room", h.status("HEAD", "/main/"+two.Name, true), 404)
+	}
+	res, body := h.ask("GET", "/main/"+one.Name, true)
+	if h.want("GET one, as promised", res.StatusCode, 200); !bytes.Equal(body, one.Content) {
+		t.Error("other bytes")
+	}
+	for h.agent.spool.promises() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.want("HEAD two, in the room of one", h.status("HEAD", "/main/"+two.Name, true), 200)
+	if res, body = h.ask("GET", "/main/"+two.Name, true); !bytes.Equal(body, two.Content) {
+		t.Errorf("other bytes: %s", res.Status)
+	}
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	h.want("warnings that say what to do", h.log.count("make room there, or choose another with --spool: "), 1)
+}
+
 func TestSpoolIsBounded(t *testing.T) {
 	g := gwtest.New(t, gwtest.Options{})
 	one, two, three := gwtest.NewObject("one", "package"), gwtest.NewObject("two", "package"), gwtest.NewObject("three", "package")
@@ -213,6 +286,31 @@ func TestToken(t *testing.T) {
 	h.want("HEAD without any token", h.status("HEAD", "/main/"+gwtest.NewObject("other", "package").Name, true), 404)
 	h.want("GET of what was promised", h.status("GET", path, true), 200)
 	if s := h.agent.Status(); !strings.Contains(s.TokenFault, "ssh-agent") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// ending is Credentials that get no other token when one is refused.
+type ending struct{ *tokens }
+
+func (c ending) Refused(authn.Secret) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = errors.New("the key is not in ssh-agent")
+}
+
+// TestNoOtherToken: an agent that signs in by itself says why it cannot, and sends nobody to sign in.
+func TestNoOtherToken(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	creds := ending{&tokens{}}
+	creds.set(g.As("bob").Token)
+	h := start(t, g, "bob", func(c *Config) { c.Credentials = creds })
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.want("presence", h.status("HEAD", path, false), 404)
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	h.want("presence with the revoked token", h.status("HEAD", path, false), 404)
+	if s := h.agent.Status(); s.TokenFault != "the gate does not take the token: it has ended or was revoked; the key is not in ssh-agent" {
 		t.Errorf("%+v", s)
 	}
 }
@@ -426,5 +524,272 @@ func TestWho(t *testing.T) {
 	h.agent.link.introduce(t.Context())
 	if s := h.agent.Status(); !strings.HasPrefix(s.Who, "carol (") {
 		t.Errorf("%q", s.Who)
+	}
+}
+
+// half begins downloads of an object, of which the clients take a little and then nothing.
+func (h *host) half(path string, clients int) (conns []net.Conn) {
+	h.Helper()
+	for range clients {
+		c, err := (&net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) }) // else the kernel takes it all
+		}}).Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			h.Fatal(err)
+		}
+		h.Cleanup(func() { c.Close() })
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path); err != nil {
+			h.Fatal(err)
+		}
+		head := make([]byte, 12)
+		if _, err := io.ReadFull(c, head); err != nil || string(head) != "HTTP/1.1 200" {
+			h.Fatalf("%q, %v", head, err)
+		}
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// users returns how many read objects now.
+func (s *spool) users() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.objects {
+		n += o.users
+	}
+	return n
+}
+
+// TestHalfReadDownloads: clients that take nothing share one download and one file, others are served beside them, and what they hold is freed when
+// they have gone.
+func TestHalfReadDownloads(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello, other := gwtest.NewObject("hello", "populate_sysroot"), gwtest.NewObject("other", "package")
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	g.Publish([]gwtest.Object{hello, other}, publicSource)
+	h := start(t, g, "bob", nil)
+	conns := h.half("/main/"+hello.Name, 60)
+	h.want("clients that are served", h.agent.spool.users(), 60)
+	h.want("downloads", h.spy.count("GET object"), 1)
+	h.want("bytes held", int(h.agent.Status().Spooled), len(hello.Content))
+	h.want("HEAD of another", h.status("HEAD", "/main/"+other.Name, true), 200)
+	h.want("GET of another", h.status("GET", "/main/"+other.Name, true), 200)
+	for h.agent.spool.users() > len(conns) {
+		time.Sleep(time.Millisecond)
+	}
+	h.clock.pass(promiseTime)
+	h.agent.spool.sweep()
+	h.want("bytes held for who is there", int(h.agent.Status().Spooled), len(hello.Content))
+	for _, c := range conns {
+		c.Close()
+	}
+	h.freed()
+}
+
+// TestUnreadDownload: a client that takes nothing for long is cut off, and one that takes its time is not.
+func TestUnreadDownload(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	hello.Content = bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", func(c *Config) { c.unread = time.Second })
+	stuck := h.half("/main/"+hello.Name, 1)[0]
+	for h.agent.spool.users() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n, err := io.Copy(io.Discard, stuck); err == nil && n >= int64(len(hello.Content)) {
+		t.Errorf("%d bytes came, %v", n, err)
+	}
+	h.want("downloads that ended", int(h.agent.Status().Downloads), 0)
+	h.clock.pass(promiseTime)
+	h.freed()
+	// A connection that was served within the time is kept, and may be idle for longer.
+	h.want("GET", h.status("GET", "/main/"+hello.Name, false), 200)
+	time.Sleep(1200 * time.Millisecond)
+	h.want("presence, later on the same connection", h.status("HEAD", "/main/"+hello.Name, false), 200)
+}
+
+// freed waits until the spool holds nothing.
+func (h *host) freed() {
+	h.Helper()
+	for h.agent.spool.users() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.agent.spool.sweep()
+	h.want("bytes held", int(h.agent.Status().Spooled), 0)
+}
+
+// TestRestartIsBridged: a gate that comes back within the attempts has cost nothing but time.
+func TestRestartIsBridged(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	var failures atomic.Int64
+	h.spy.breaks(func(*http.Request) (*http.Response, error) {
+		if failures.Add(1)%7 != 0 {
+			return nil, errCable
+		}
+		return nil, nil
+	})
+	path := "/main/" + hello.Name
+	h.want("presence", h.status("HEAD", path, false), 200)
+	h.want("HEAD", h.status("HEAD", path, true), 200)
+	h.want("GET", h.status("GET", path, true), 200)
+	h.want("attempts", int(failures.Load()), 2*7)
+	h.want("warnings", h.log.count("level=WARN"), 0)
+}
+
+// TestManyFailuresOnePause: downloads that fail together do not have the gate left alone for longer.
+func TestManyFailuresOnePause(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	var together sync.WaitGroup
+	together.Add(8)
+	var attempts atomic.Int64
+	h.spy.breaks(func(*http.Request) (*http.Response, error) {
+		if attempts.Add(1) <= 8 { // the first of each
+			together.Done()
+			together.Wait()
+		}
+		return nil, errCable
+	})
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() { h.status("HEAD", "/main/"+gwtest.NewObject(strconv.Itoa(i), "package").Name, true) })
+	}
+	all.Wait()
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	h.spy.breaks(nil)
+	h.clock.pass(firstPause)
+	h.want("HEAD after the first pause", h.status("HEAD", "/main/"+hello.Name, true), 200)
+	h.want("lines that say that it is over", h.log.count("the gate answers again"), 1)
+}
+
+// TestStaleAnswer: what the gate began to answer before it turned the token away does not take that back.
+func TestStaleAnswer(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	hello := gwtest.NewObject("hello", "populate_sysroot")
+	g.Publish([]gwtest.Object{hello}, publicSource)
+	h := start(t, g, "bob", nil)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	h.spy.breaks(func(r *http.Request) (*http.Response, error) {
+		if r.Method != http.MethodGet {
+			return nil, nil
+		}
+		res, err := h.spy.RoundTripper.RoundTrip(r)
+		close(asked)
+		<-answer
+		return res, err
+	})
+	got := make(chan int)
+	go func() { got <- h.status("HEAD", "/main/"+hello.Name, true) }()
+	<-asked
+	g.Revoke("bob")
+	h.want("presence with the revoked token", h.status("HEAD", "/main/"+hello.Name, false), 404)
+	close(answer)
+	h.want("HEAD, asked before", <-got, 200)
+	h.want("presence with the revoked token", h.status("HEAD", "/main/"+hello.Name, false), 404)
+	h.want("warnings", h.log.count("level=WARN"), 1)
+	if s := h.agent.Status(); s.TokenState != "refused" || s.Warnings[0].Over {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestSeesByItself: that the gate is back, and that somebody signed in, is seen though BitBake asks nothing.
+func TestSeesByItself(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := start(t, g, "bob", nil)
+	path := "/main/" + gwtest.NewObject("x", "package").Name
+	h.spy.breaks(pulled)
+	h.want("presence", h.status("HEAD", path, false), 404)
+	h.spy.breaks(nil)
+	if h.agent.link.idle() {
+		t.Error("it asks a lost gate in the pause")
+	}
+	h.clock.pass(firstPause + longestPause)
+	for h.agent.Status().GateState != "ok" {
+		time.Sleep(time.Millisecond)
+	}
+	g.Revoke("bob")
+	h.clock.pass(maxRemember)
+	h.want("presence with the revoked token", h.status("HEAD", path, false), 404)
+	if h.agent.link.replaced(t.Context()) {
+		t.Error("it shows a refused token by itself")
+	}
+	h.creds.set(g.As("bob").Token)
+	for h.agent.Status().TokenState != "ok" {
+		time.Sleep(time.Millisecond)
+	}
+	h.want("questions of presence", h.spy.count("POST /v1/presence"), presenceAttempts+1)
+	h.want("HEAD", h.status("HEAD", path, true), 404)
+	h.want("objects that failed", int(h.agent.Status().Failed), 0)
+}
+
+// mute is a gate that takes everything and says nothing, or says that there is an object and does not send it.
+type mute struct{ begins bool }
+
+func (m mute) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !m.begins {
+		<-r.Context().Done()
+		return nil, context.Cause(r.Context())
+	}
+	digest := sha256.Sum256([]byte("hello"))
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: http.Header{"Repr-Digest": {"sha-256=:" + base64.StdEncoding.EncodeToString(digest[:]) + ":"}},
+		Body: mutedBody{r.Context()}, Request: r,
+	}, nil
+}
+
+type mutedBody struct{ ctx context.Context }
+
+func (b mutedBody) Read([]byte) (int, error) {
+	<-b.ctx.Done()
+	return 0, context.Cause(b.ctx)
+}
+
+func (mutedBody) Close() error { return nil }
+
+// TestSilence: a download is given up when the network has been silent for a while, all attempts together, and so is a question.
+func TestSilence(t *testing.T) {
+	for name, c := range map[string]struct {
+		gate  mute
+		cache bool // which has the gate asked by HEAD first
+		after time.Duration
+	}{
+		"no answer":          {after: quietTime},
+		"no byte":            {gate: mute{begins: true}, after: quietTime},
+		"no answer to HEADs": {cache: true, after: presenceTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spool, cached := t.TempDir(), ""
+			if c.cache {
+				cached = t.TempDir() + "/cache"
+			}
+			synctest.Test(t, func(t *testing.T) {
+				gate, err := client.New(client.Config{Gate: "https://gate.example.com", Transport: c.gate})
+				if err != nil {
+					t.Fatal(err)
+				}
+				creds := &tokens{}
+				creds.set("lyg_x")
+				a, err := New(Config{Client: gate, Credentials: creds, Spool: spool, Cache: cached})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.spool.close()
+				a.spool.start(t.Context())
+				began := time.Now()
+				_, err = a.spool.obtain(t.Context(), key{"main", gwtest.NewObject("hello", "package").Name}, false)
+				if took := time.Since(began); !errors.Is(err, errSlow) || took != c.after {
+					t.Errorf("after %v, want %v: %v", took, c.after, err)
+				}
+				if s := a.Status(); s.GateFault != errSlow.Error() || s.Spooled != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
 	}
 }

@@ -28,7 +28,12 @@ func (a *Agent) checkListener(ln net.Listener) error {
 }
 
 // guard keeps all but the agent's own user out.
-func (a *Agent) guard(ln net.Listener) net.Listener { return &guard{Listener: ln, agent: a} }
+func (a *Agent) guard(ln net.Listener) net.Listener {
+	if _, ok := ln.(*handoff); ok {
+		return ln // whose all are known
+	}
+	return &guard{Listener: ln, agent: a}
+}
 
 type guard struct {
 	net.Listener
@@ -51,6 +56,8 @@ type guarded struct {
 	agent *Agent
 	once  sync.Once
 	err   error
+	owner int    // user id, where a shared agent found it out
+	left  func() // called when it is closed; nil for nothing
 
 	asking  atomic.Pointer[atomic.Int64] // counts it while it is open
 	leaving sync.Once
@@ -81,6 +88,9 @@ func (g *guarded) Close() error {
 	g.leaving.Do(func() {
 		if open := g.asking.Load(); open != nil {
 			open.Add(-1)
+		}
+		if g.left != nil {
+			g.left()
 		}
 	})
 	return g.Conn.Close()

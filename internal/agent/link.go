@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -72,15 +73,22 @@ func (l *link) do(ctx context.Context, attempts int, ask func(*client.Client) er
 			return 0, err
 		}
 		err = ask(c.WithAttempts(attempts))
+		if err != nil && errors.Is(context.Cause(ctx), errSlow) {
+			err = errSlow
+		}
 		if !isUnauthorized(err) {
-			l.judge(ctx, err)
+			l.judge(ctx, err, asked{lost, generation})
 			return generation, err
 		}
 		l.creds.Refused(token)
-		if next, err := l.creds.Token(ctx); first && err == nil && next.Reveal() != token.Reveal() {
+		next, err := l.creds.Token(ctx)
+		switch {
+		case first && err == nil && next.Reveal() != token.Reveal():
 			continue
+		case err != nil && ctx.Err() != nil:
+			return 0, err // nobody waits for the answer
 		}
-		return 0, l.turnedAway(token)
+		return 0, l.turnedAway(token, err)
 	}
 }
 
@@ -159,12 +167,15 @@ func (l *link) away() error {
 	return nil
 }
 
-// turnedAway notes that the gate does not take the credential.
-func (l *link) turnedAway(token authn.Secret) error {
+// turnedAway notes that the gate does not take the credential. none is why there is no other; nil: there is just this one.
+func (l *link) turnedAway(token authn.Secret, none error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := "the gate does not take the token: it has ended or was revoked; run lychgate login"
-	if token.IsZero() {
+	switch {
+	case none != nil:
+		text = "the gate does not take the token: it has ended or was revoked; " + none.Error()
+	case token.IsZero():
 		text = "the gate takes nobody without a token, nor the client certificate if one was shown; run lychgate login"
 	}
 	l.lost, l.pause = nil, 0
@@ -177,42 +188,85 @@ func (l *link) turnedAway(token authn.Secret) error {
 	return &tokenError{errors.New(text)}
 }
 
+// asked is how things were when the gate was asked: whether it was known that it does not answer, and the generation of the token.
+type asked struct {
+	lost       bool
+	generation uint64
+}
+
 // judge notes whether the gate answers.
-func (l *link) judge(ctx context.Context, err error) {
+func (l *link) judge(ctx context.Context, err error, when asked) {
 	var refusal *client.Error
 	switch {
 	case err == nil || errors.Is(err, fs.ErrNotExist):
-		l.worked()
+		l.worked(when)
 	case errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError:
-		l.worked()
+		l.worked(when)
 	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errSlow):
 	case refusal != nil || client.Unreachable(err) || errors.Is(context.Cause(ctx), errSlow):
-		l.failed(err)
+		l.failed(plain(err), when)
 	}
 }
 
-func (l *link) worked() {
+// plain leaves out which of many requests a fault of the network befell.
+func plain(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		return of.Err
+	}
+	return err
+}
+
+// worked notes that the gate answered. What it began to answer before it turned the token away says nothing of the token.
+func (l *link) worked(when asked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.answered, l.tokenFault, l.refused = l.now(), "", time.Time{}
+	l.answered = l.now()
 	if l.lost != nil {
 		l.log.Info("the gate answers again", "after", l.now().Sub(l.since).Round(time.Second))
 		l.lost, l.pause = nil, 0
 	}
 	l.warn.over(causeGate)
-	l.warn.over(causeToken)
+	if when.generation == l.generation {
+		l.tokenFault, l.refused = "", time.Time{}
+		l.warn.over(causeToken)
+	}
 }
 
-func (l *link) failed(err error) {
+// failed notes that the gate did not answer. The pauses grow with each question that was asked because one was over, and not with each of those that
+// were under way together when the gate went.
+func (l *link) failed(err error, when asked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.warn.add(causeGate, "the gate does not answer; nothing is found until it does: "+err.Error())
+	if l.lost != nil && !when.lost {
+		return
+	}
 	if l.lost == nil {
 		l.since = l.now()
 	}
 	l.lost = err
 	l.pause = min(max(firstPause, 2*l.pause), longestPause)
 	l.next = l.now().Add(l.pause)
-	l.warn.add(causeGate, "the gate does not answer; nothing is found until it does: "+err.Error())
+}
+
+// idle reports whether a lost gate could have been asked again for a while, and nobody had a question.
+func (l *link) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost != nil && l.now().Sub(l.next) >= longestPause
+}
+
+// replaced reports whether there is another token than the one that the gate did not take.
+func (l *link) replaced(ctx context.Context) bool {
+	l.mu.Lock()
+	fault, shown := l.tokenFault, l.token
+	l.mu.Unlock()
+	if fault == "" {
+		return false
+	}
+	token, err := l.creds.Token(ctx)
+	return err == nil && token.Reveal() != shown.Reveal()
 }
 
 // nameless reports whether the gate answers, and has not been asked whom it takes us for since the token changed. It is told once.

@@ -29,6 +29,21 @@ func ownerOf(c net.Conn) (int, error) {
 	return 0, fmt.Errorf("a connection of kind %T", c)
 }
 
+// unmappedUser returns the user id that the kernel shows in place of all that this process cannot tell apart, in a container with users of its
+// own.
+func unmappedUser() int {
+	const usual = 65534
+	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if err != nil {
+		return usual
+	}
+	uid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return usual
+	}
+	return uid
+}
+
 func unixOwner(c *net.UnixConn) (int, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -19,3 +19,6 @@ func ownerOf(c net.Conn) (int, error) {
 	}
 	return 0, errors.New("this system does not tell")
 }
+
+// unmappedUser returns a user id that there is not: where users are told apart each is one.
+func unmappedUser() int { return -1 }

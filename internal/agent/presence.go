@@ -12,8 +12,8 @@ import (
 const (
 	// batchFull is how many names leave at once, at most.
 	batchFull = 5000
-	// presenceAttempts bridges a gate that is being restarted.
-	presenceAttempts = 4
+	// presenceAttempts bridges a gate that is being restarted: one that is away for 15 s.
+	presenceAttempts = 7
 	// presenceTime is how long a batch may take. BitBake waits for 100 s.
 	presenceTime = 20 * time.Second
 	// remembered bounds how many answers are kept.

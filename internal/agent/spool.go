@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lychgate/lychgate/authz/artifact"
@@ -23,8 +24,10 @@ const (
 	graceTime = 10 * time.Second
 	// maxObjects bounds the open files.
 	maxObjects = 1000
-	// getAttempts is how often a download is taken up again without a byte coming.
-	getAttempts = 4
+	// getAttempts is how often a download is taken up again without a byte coming: it bridges a gate that is away for 15 s.
+	getAttempts = 7
+	// quietTime is how long a download goes on without a byte, all attempts together.
+	quietTime = time.Minute
 )
 
 var errSpoolFull = errors.New("the spool is full of objects that builds wait for")
@@ -120,7 +123,9 @@ func (s *spool) close() {
 	for _, o := range s.objects {
 		s.drop(o)
 	}
-	_ = s.cache.close() // nothing is written through it
+	if s.agent.conf.opened == nil {
+		_ = s.cache.close() // nothing is written through it
+	}
 }
 
 // obtain returns an object that the user may read, with all its bytes here, and promises it: for a while it may be had again as promised.
@@ -214,14 +219,13 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if held != nil || s.cache != nil {
+	if held != nil || s.cache != nil || s.agent.vouch != nil {
 		asked := s.agent.conf.Now()
-		var digest artifact.Digest
-		generation, err := s.agent.link.do(ctx, getAttempts, func(c *client.Client) (err error) {
-			digest, _, err = c.Stat(ctx, k.zone, k.name)
-			return err
-		})
+		digest, generation, err := s.stat(ctx, k)
 		if err != nil {
+			return nil, err
+		}
+		if err := s.agent.vouch.check(ctx, k, digest); err != nil {
 			return nil, err
 		}
 		if held != nil && digest == held.digest {
@@ -235,6 +239,17 @@ func (s *spool) fly(ctx context.Context, k key, held *object) (*object, error) {
 		}
 	}
 	return s.download(ctx, k)
+}
+
+// stat asks the gate which bytes an object is now.
+func (s *spool) stat(ctx context.Context, k key) (digest artifact.Digest, generation uint64, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, presenceTime, errSlow)
+	defer cancel()
+	generation, err = s.agent.link.do(ctx, getAttempts, func(c *client.Client) (err error) {
+		digest, _, err = c.Stat(ctx, k.zone, k.name)
+		return err
+	})
+	return digest, generation, err
 }
 
 // kept returns bytes of the cache that the gate has just said may be read.
@@ -264,14 +279,21 @@ func (s *spool) keep(o *object) {
 }
 
 func (s *spool) download(ctx context.Context, k key) (*object, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(quietTime, func() { cancel(errSlow) })
+	defer quiet.Stop()
 	o := &object{key: k, allowed: s.agent.conf.Now()}
-	w := &spoolWriter{spool: s}
+	w := &spoolWriter{spool: s, alive: func() { quiet.Reset(quietTime) }}
 	generation, err := s.agent.link.do(ctx, getAttempts, func(c *client.Client) (err error) {
 		if err = w.restart(); err == nil {
 			o.digest, o.size, err = c.Get(ctx, k.zone, k.name, w)
 		}
 		return err
 	})
+	if err == nil {
+		err = s.agent.vouch.check(ctx, k, o.digest) // these may be other bytes than those that were asked about
+	}
 	if err != nil {
 		w.discard()
 		return nil, err
@@ -289,7 +311,7 @@ func (s *spool) land(k key, f *flight, held, o *object, err error) {
 	now := s.agent.conf.Now()
 	if held != nil {
 		s.leave(held)
-		if o != held && (o != nil || isAbsent(err)) {
+		if o != held && (o != nil || isAbsent(err) || isUnverified(err)) {
 			s.drop(held)
 		}
 	}
@@ -389,6 +411,17 @@ func (s *spool) reserve(n int64) error {
 	return nil
 }
 
+// shrink frees what was read first, if there is something that nobody waits for, and reports whether there was.
+func (s *spool) shrink() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.leastNeeded()
+	if o != nil {
+		s.drop(o)
+	}
+	return o != nil
+}
+
 // leastNeeded returns what was read first, nil when there is nothing that nobody waits for. s.mu is held.
 func (s *spool) leastNeeded() (least *object) {
 	for _, o := range s.objects {
@@ -403,7 +436,8 @@ func (s *spool) leastNeeded() (least *object) {
 type spoolWriter struct {
 	spool   *spool
 	file    spoolFile
-	written int64 // reserved, too
+	written int64  // reserved, too
+	alive   func() // is called with each piece
 }
 
 // restart begins with an empty file.
@@ -428,16 +462,28 @@ func (w *spoolWriter) discard() {
 }
 
 func (w *spoolWriter) Write(p []byte) (int, error) {
+	w.alive()
 	if err := w.spool.reserve(int64(len(p))); err != nil {
 		return 0, err
 	}
 	w.written += int64(len(p))
 	w.spool.agent.count.fetched.Add(int64(len(p)))
-	n, err := w.file.Write(p)
-	if err != nil {
-		return n, &diskError{err}
+	n := 0
+	for {
+		some, err := w.file.Write(p[n:])
+		if n += some; err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, syscall.ENOSPC) || !w.spool.shrink() {
+			return n, &diskError{err}
+		}
 	}
-	return n, nil
+}
+
+// isUnverified reports whether an error says that nobody who is trusted vouches for the object.
+func isUnverified(err error) bool {
+	var unverified *unverifiedError
+	return errors.As(err, &unverified)
 }
 
 // isAbsent reports whether an error says that the gate has no such object for the user.

@@ -37,11 +37,14 @@ type Status struct {
 	Downloads int64 `json:"downloads"` // objects that were handed to BitBake whole
 	Withheld  int64 `json:"withheld"`  // objects that were wanted and are not there for the user
 	Failed    int64 `json:"failed"`    // objects that were wanted, and something is wrong
-	Fetched   int64 `json:"bytes_fetched"`
-	Served    int64 `json:"bytes_served"`
-	Spooled   int64 `json:"bytes_spooled"`
-	Objects   int   `json:"spooled"`
-	CacheHits int64 `json:"cache_hits"` // objects that were not downloaded again
+	// Unverified is how many objects were wanted, and nobody who is trusted vouches for them.
+	Unverified int64 `json:"unverified"`
+	Verifying  bool  `json:"verifying"` // statements are asked for
+	Fetched    int64 `json:"bytes_fetched"`
+	Served     int64 `json:"bytes_served"`
+	Spooled    int64 `json:"bytes_spooled"`
+	Objects    int   `json:"spooled"`
+	CacheHits  int64 `json:"cache_hits"` // objects that were not downloaded again
 
 	HashAsked   int64 `json:"hash_asked"`   // questions of hash equivalence
 	HashNeutral int64 `json:"hash_neutral"` // those among them that the gate did not answer
@@ -75,7 +78,7 @@ func (a *Agent) Status() Status {
 		Gate: a.conf.Gate, Started: a.count.started, Draining: a.draining.Load(), Hash: map[string]string{},
 		Hits: a.count.hits.Load(), Misses: a.count.misses.Load(), Unanswered: a.count.unanswered.Load(), Remembered: a.count.remembered.Load(),
 		Malformed: a.count.malformed.Load(), Batches: a.count.batches.Load(), Asked: a.count.asked.Load(),
-		Promised: a.count.promised.Load(), Downloads: a.count.downloads.Load(), Withheld: a.count.withheld.Load(), Failed: a.count.failures.Load(),
+		Promised: a.count.promised.Load(), Downloads: a.count.downloads.Load(), Withheld: a.count.withheld.Load(), Failed: a.count.failures.Load(), Unverified: a.count.unverified.Load(), Verifying: a.vouch != nil,
 		Fetched: a.count.fetched.Load(), Served: a.count.served.Load(), CacheHits: a.count.cacheHits.Load(), HashAsked: a.count.hashAsked.Load(), HashNeutral: a.count.hashNeutral.Load(),
 		Presence: a.count.presence.read(), Batch: a.count.latency.read(), Warnings: a.warn.list(),
 	}
@@ -124,6 +127,7 @@ type counts struct {
 	hits, misses, unanswered, remembered, malformed  atomic.Int64
 	batches, asked                                   atomic.Int64
 	promised, downloads, withheld, failures, fetched atomic.Int64
+	unverified                                       atomic.Int64
 	served, cacheHits, hashAsked, hashNeutral        atomic.Int64
 	presence, latency                                samples
 
@@ -137,7 +141,7 @@ type tally struct{ hits, misses, unanswered, downloads, failures, fetched, serve
 
 func (c *counts) tally() tally {
 	return tally{
-		c.hits.Load(), c.misses.Load(), c.unanswered.Load(), c.downloads.Load(), c.failures.Load() + c.withheld.Load(), c.fetched.Load(), c.served.Load(),
+		c.hits.Load(), c.misses.Load(), c.unanswered.Load(), c.downloads.Load(), c.failures.Load() + c.withheld.Load() + c.unverified.Load(), c.fetched.Load(), c.served.Load(),
 	}
 }
 
@@ -153,11 +157,14 @@ func (c *counts) answered(there bool, err error) {
 }
 
 func (c *counts) failed(err error) {
-	if isAbsent(err) {
+	switch {
+	case isAbsent(err):
 		c.withheld.Add(1)
-		return
+	case isUnverified(err):
+		c.unverified.Add(1)
+	default:
+		c.failures.Add(1)
 	}
-	c.failures.Add(1)
 }
 
 // touch notes that BitBake has asked something.
@@ -219,8 +226,12 @@ const (
 	causeBytes   = "bytes"
 	causeAnswer  = "answer"
 	causeForeign = "foreign"
-	causeHash    = "hash"
-	causeOther   = "other"
+	// Why nobody vouches for an object: there is no statement, its signer is not trusted, it says something else.
+	causeUnsigned = "unsigned"
+	causeSigner   = "signer"
+	causeSigned   = "signed"
+	causeHash     = "hash"
+	causeOther    = "other"
 )
 
 // repeatAfter is how long a cause that goes on is not said again.

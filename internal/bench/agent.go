@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +29,7 @@ type burst struct {
 	took      time.Duration
 	processor time.Duration // of the servers
 	requests  int           // at the gate
+	conns     int           // to the gate: made, or held where they stay
 }
 
 // quickBuilders is how many there are at the most when there is to be one short turn each: each question over https is a handshake.
@@ -49,6 +53,10 @@ func measureAgent(ctx context.Context, w *world) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
+		plain, err := w.plainBurst(ctx, builders)
+		if err != nil {
+			return nil, err
+		}
 		cold, warm, err := w.agentBurst(ctx, builders)
 		if err != nil {
 			return nil, err
@@ -57,36 +65,40 @@ func measureAgent(ctx context.Context, w *world) ([]row, error) {
 		if builders > 1 {
 			name += fmt.Sprintf(" by each of %d builders at once", builders)
 		}
-		rows = append(rows, burstRows(name, w.servers.nginx, nginx, gate, cold, warm)...)
+		rows = append(rows, burstRows(name, w.servers.nginx, nginx, plain, gate, cold, warm)...)
 	}
 	return rows, nil
 }
 
-// burstRows compares agents, and the gate without them, with nginx.
-func burstRows(name string, peer server, nginx, gate, cold, warm burst) []row {
-	faster := func(what string, ours burst, target bool) row {
-		r := row{work: name + ", " + what, peer: peer.name + ", https", figure: seconds(nginx.took.Seconds()), gate: seconds(ours.took.Seconds()), target: "for comparison"}
+// burstRows compares agents, and the gate without them, with nginx over https, and over http, which nobody should use.
+func burstRows(name string, peer server, nginx, plain, gate, cold, warm burst) []row {
+	against := func(scheme, what string, theirs, ours burst, target bool) row {
+		r := row{work: name + ", " + what, peer: peer.name + ", " + scheme, figure: seconds(theirs.took.Seconds()), gate: seconds(ours.took.Seconds()), target: "for comparison"}
 		if peer.lacks != "" {
 			r.figure = "not installed"
 			return r
 		}
-		if r.ratio = ratioOf(nginx.took, ours.took); target {
+		if r.ratio = ratioOf(theirs.took, ours.took); target {
 			r.target, r.met = "> 1 ×", verdict(r.ratio > 1)
 		}
 		return r
 	}
+	without := func(what, peer, theirs, ours string, ratio float64) row {
+		return row{work: name + ": " + what, peer: peer, figure: theirs, gate: ours, ratio: ratio, target: "for comparison"}
+	}
+	const alone = "of the gate, without an agent"
 	return []row{
-		faster("through `lychgate agent`, cold", cold, true),
-		faster("through `lychgate agent`, warm", warm, true),
-		faster("at the gate without an agent", gate, false),
-		{
-			work: name + ": requests at the gate", peer: "without an agent", figure: thousands(int64(gate.requests)), gate: thousands(int64(warm.requests)),
-			target: "for comparison",
-		},
-		{
-			work: name + ": processor time of gate and agents", peer: "of the gate, without an agent", figure: seconds(gate.processor.Seconds()),
-			gate: seconds(warm.processor.Seconds()), ratio: ratioOf(gate.processor, warm.processor), target: "for comparison",
-		},
+		against("https", "through `lychgate agent`, cold", nginx, cold, true),
+		against("https", "through `lychgate agent`, warm", nginx, warm, true),
+		against("http, kept connections", "through `lychgate agent`, cold", plain, cold, false),
+		against("http, kept connections", "through `lychgate agent`, warm", plain, warm, false),
+		against("https", "at the gate without an agent", nginx, gate, false),
+		without("requests at the gate, cold", alone, thousands(int64(gate.requests)), thousands(int64(cold.requests)), 0),
+		without("requests at the gate, warm", alone, thousands(int64(gate.requests)), thousands(int64(warm.requests)), 0),
+		without("connections to the gate", alone, thousands(int64(gate.conns)), thousands(int64(warm.conns)), 0),
+		without("processor time of gate and agents, cold", alone, seconds(gate.processor.Seconds()), seconds(cold.processor.Seconds()), ratioOf(gate.processor, cold.processor)),
+		without("processor time of gate and agents, warm", alone, seconds(gate.processor.Seconds()), seconds(warm.processor.Seconds()), ratioOf(gate.processor, warm.processor)),
+		without("processor time of gate and agents, cold, beside nginx's", "of nginx, https", seconds(nginx.processor.Seconds()), seconds(cold.processor.Seconds()), ratioOf(nginx.processor, cold.processor)),
 	}
 }
 
@@ -109,11 +121,25 @@ func (w *world) directBurst(ctx context.Context, s server, builders int) (b burs
 	defer stopAll(running)
 	o := w.order("HEAD", "small.names", s)
 	o.Connect, o.Length = true, smallBytes
-	orders := make([]load, builders)
-	for i := range orders {
-		orders[i] = o
+	b, err = w.burst(ctx, running, slices.Repeat([]load{o}, builders), s.name == w.servers.gate.name)
+	b.conns = builders * burstThreads * burstQuestion
+	return b, err
+}
+
+// plainBurst has builders ask nginx over http, on connections that stay.
+func (w *world) plainBurst(ctx context.Context, builders int) (b burst, err error) {
+	s := w.servers.mirror
+	if s.lacks != "" {
+		return b, nil
 	}
-	return w.burst(ctx, running, orders, s.name == w.servers.gate.name)
+	running, err := s.start(ctx)
+	if err != nil {
+		return b, err
+	}
+	defer stopAll(running)
+	o := w.order("HEAD", "small.names", s)
+	o.Cert, o.Length = "", smallBytes
+	return w.burst(ctx, running, slices.Repeat([]load{o}, builders), false)
 }
 
 // agentBurst has each builder ask an agent of its own: right after the start, and again.
@@ -142,9 +168,32 @@ func (w *world) agentBurst(ctx context.Context, builders int) (cold, warm burst,
 	if cold, err = w.burst(ctx, running, orders, true); err != nil {
 		return cold, warm, err
 	}
-	warm, err = w.burst(ctx, running, orders, true)
+	if warm, err = w.burst(ctx, running, orders, true); err != nil {
+		return cold, warm, err
+	}
+	warm.conns, err = established(w.servers.gate.addr)
 	return cold, warm, err
 }
+
+// established is how many connections an address of this machine has now.
+func established(addr string) (n int, err error) {
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return 0, err
+	}
+	ip := at.Addr().As4()
+	local := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip[:]), at.Port()) // as the kernel prints it
+	text, err := os.ReadFile("/proc/net/tcp")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 3 && f[1] == local && f[3] == tcpEstablished {
+			n++
+		}
+	}
+	return n, err
+}
+
+// tcpEstablished is the state of a connection in /proc/net/tcp.
+const tcpEstablished = "01"
 
 // startAgent starts an agent as alice.
 func (w *world) startAgent(ctx context.Context, name, addr string) ([]*process, error) {

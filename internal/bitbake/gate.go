@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -124,8 +125,8 @@ func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string)
 	return command(ctx, g.w.dir, nil, g.w.o.gate, args...)
 }
 
-// agent starts an agent with a token, and returns what it says that conf/local.conf needs.
-func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, stop func(), err error) {
+// agent starts an agent with a token and further flags, and returns what it says that conf/local.conf needs.
+func (g *gate) agent(ctx context.Context, name, tokenFile string, flags ...string) (conf string, stop func(), err error) {
 	control := g.w.path("agents/" + name + ".sock")
 	opened := func() bool {
 		if exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() != nil {
@@ -135,8 +136,11 @@ func (g *gate) agent(ctx context.Context, name, tokenFile string) (conf string, 
 		conf = string(text)
 		return err == nil
 	}
-	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, g.w.o.gate, "agent", "--gate", "https://"+g.https, "--ca", g.path("ca.pem"),
-		"--token-file", tokenFile, "--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"))
+	argv := append([]string{
+		g.w.o.gate, "agent", "--gate", "https://" + g.https, "--ca", g.path("ca.pem"), "--token-file", tokenFile,
+		"--listen", "127.0.0.1:0", "--control", control, "--spool", g.w.path("agents/spool"),
+	}, flags...)
+	process, err := server.Start(ctx, g.w.dir, name+"-agent", nil, opened, argv...)
 	if err != nil {
 		return "", nil, err
 	}
@@ -173,6 +177,15 @@ func (g *gate) counts(ctx context.Context) (counts, error) {
 		}
 	}
 	return c, nil
+}
+
+// since returns what was answered after before was counted.
+func (c counts) since(before counts) counts {
+	after := maps.Clone(c)
+	for what, n := range before {
+		after[what] -= n
+	}
+	return after
 }
 
 // labelsOf reads a="b",c="d"; no value here has a comma or a quote in it.

@@ -204,15 +204,7 @@ func (t *hashTrial) openGate(ctx context.Context) (err error) {
 	if err := os.WriteFile(t.gate.path("hash.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return t.serveGate(ctx)
-}
-
-func (t *hashTrial) serveGate(ctx context.Context) error {
-	p, err := server.Start(ctx, t.w.dir, t.gate.name, nil, t.gate.ready, t.w.o.gate, "serve", "--config", t.gate.path("hash.yaml"))
-	if err == nil {
-		t.gate.process = p
-	}
-	return err
+	return t.gate.serveConfig(ctx, "hash.yaml")
 }
 
 func (t *hashTrial) stop() {
@@ -264,8 +256,7 @@ func (t *hashTrial) token(user string) (string, error) {
 	case "stranger":
 		return strings.Repeat("x", 40), nil
 	}
-	text, err := os.ReadFile(t.gate.path(user + ".token"))
-	return strings.TrimSpace(string(text)), err
+	return t.gate.token(user)
 }
 
 // slow is how long the first recipe takes in a build during which the gate is killed and started again.
@@ -326,7 +317,7 @@ func (t *hashTrial) order(b hashBuild) (order, error) {
 			return o, err
 		}
 		netrc = "machine 127.0.0.1 login token password " + token
-		o.conf += t.httpsMirror()
+		o.conf += t.gate.httpsMirror()
 	case b.peer():
 		o.conf += "SSTATE_MIRRORS = \"file://.* file://" + t.w.path("builds/hash-first-reference/sstate") + "/PATH\"\n"
 	default:
@@ -367,7 +358,7 @@ func (t *hashTrial) killOn(ctx context.Context, seen <-chan struct{}) error {
 	}
 	t.gate.process.Kill()
 	time.Sleep(time.Second) // BitBake shall meet a gate that is away
-	return t.serveGate(ctx)
+	return t.gate.serveConfig(ctx, "hash.yaml")
 }
 
 // watcher closes seen once wanted was written to it.

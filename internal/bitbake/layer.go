@@ -273,7 +273,7 @@ func sameHashes(one, other string) error {
 	if len(a) < 100 || !slices.Equal(a, b) {
 		return fmt.Errorf("%d task hashes without the class, %d with it, and they must be the same", len(a), len(b))
 	}
-	fmt.Fprintf(os.Stderr, "layer: %d task hashes, the same with the class and without\n", len(a))
+	fmt.Fprintf(os.Stderr, "%d task hashes, the same with the class and without\n", len(a))
 	return nil
 }
 
@@ -282,6 +282,9 @@ func taskHashes(build string) (names []string, err error) {
 	for _, dir := range []string{"sstate", "tmp/stamps"} {
 		root := filepath.Join(build, dir)
 		err = errors.Join(err, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if path == root && errors.Is(err, fs.ErrNotExist) {
+				return nil // a build of nothing makes no cache
+			}
 			if strings.HasSuffix(path, ".siginfo") || strings.Contains(path, ".sigdata.") || strings.Contains(path, ".sigbasedata.") {
 				names = append(names, strings.TrimPrefix(path, build))
 			}

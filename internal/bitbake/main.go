@@ -3,10 +3,18 @@
 // equivalence server. It also builds with the layer meta-lychgate and without: no task hash may differ, and what the layer recorded must
 // be what the gate then goes by. And it builds with the layer pushing meanwhile, with and without mishaps.
 //
-//	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-only REGEXP] [-keep]
+// The builds scale-... are larger: 40 recipes with 152 objects, from public repositories, those of two teams, and a layer that is a
+// repository with rights of its own. They are published with the class and its records, and built by four users through the agent, https
+// and ssh, with hash equivalence and without. What each is to find is worked out from the recipes alone. The runs sample-... ask for a
+// cache that another build left, with BitBake's fetcher.
 //
-// It needs checkouts of BitBake and openembedded-core, and no network: the recipes are four, their sources local git
-// repositories, and no compiler is needed. It fails when a build's counts, exit code, errors or bytes are others than documented.
+// During the builds faults-... something goes wrong between BitBake and the bytes: the gate, the token, the network, a disk, other clients. With
+// the agent no build may fail for it. They build toxiproxy, which takes the Go module proxy, and one of them mounts a file system, which takes root.
+//
+//	go run ./internal/bitbake -bitbake DIR -oecore DIR [-gate bin/lychgate] [-sample DIR] [-only REGEXP] [-keep]
+//
+// It needs checkouts of BitBake and openembedded-core, and no network: the sources are local git repositories, and no compiler is
+// needed. It fails when a build's counts, exit code, errors or bytes are others than documented.
 package main
 
 import (
@@ -42,6 +50,7 @@ func main() {
 // options are the command line. Directories are absolute.
 type options struct {
 	bitbake, oecore, gate string
+	sample                string // empty for none
 	only                  *regexp.Regexp
 	timeout               time.Duration
 	keep                  bool
@@ -55,7 +64,8 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.bitbake, "bitbake", "", "`directory` of a BitBake checkout")
 	flags.StringVar(&o.oecore, "oecore", "", "`directory` of an openembedded-core checkout")
 	flags.StringVar(&o.gate, "gate", "bin/lychgate", "the gate's `binary`; make build makes it")
-	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, ...) matches `regexp`")
+	flags.StringVar(&o.sample, "sample", "", "`directory` of a shared-state cache of the recipes in sample.go; without it the builds sample-... are left out")
+	flags.StringVar(&only, "only", "", "make only the builds whose name (https-alice, ssh-bob, hash-wss-alice, scale-agent-bob, ...) matches `regexp`")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "how long all may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory with the builds and their logs")
 	if err := flags.Parse(args); err != nil {
@@ -72,7 +82,16 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 		existing(&o.bitbake, "BITBAKE_DIR", "bin/bitbake", "git clone https://github.com/openembedded/bitbake, then BITBAKE_DIR=bitbake"),
 		existing(&o.oecore, "OECORE_DIR", "meta/conf/bitbake.conf", "git clone https://github.com/openembedded/openembedded-core, then OECORE_DIR=openembedded-core"),
 		existing(&o.gate, "the gate", "", "make build"),
+		o.findSample(),
 	)
+}
+
+// findSample looks for the cache of another build, which need not be given.
+func (o *options) findSample() error {
+	if o.sample == "" {
+		return nil
+	}
+	return existing(&o.sample, "the sample", "", "a directory such as SSTATE_DIR")
 }
 
 // existing makes path absolute, and checks that it has what it is wanted for.
@@ -125,11 +144,16 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	rows, err := tryMirrors(ctx, w, matching(o.only, cases()))
-	more, faults := tryHashes(ctx, w, matching(o.only, hashCases()))
-	err = errors.Join(err, faults)
-	err = errors.Join(err, tryLayers(ctx, w))
-	return errors.Join(writeTable(os.Stdout, append(rows, more...)), err)
+	var rows []row
+	add := func(more []row, faults error) { rows, err = append(rows, more...), errors.Join(err, faults) }
+	add(tryMirrors(ctx, w, matching(o.only, cases())))
+	add(tryHashes(ctx, w, matching(o.only, hashCases())))
+	add(tryScale(ctx, w, matching(o.only, scaleCases())))
+	add(trySample(ctx, w, matching(o.only, sampleCases())))
+	add(nil, tryLayers(ctx, w))
+	add(nil, tryFaults(ctx, w, matching(o.only, faultCases())))
+	add(nil, tryFirst(ctx, w, matching(o.only, []firstHit{{}})))
+	return errors.Join(writeTable(os.Stdout, rows), err)
 }
 
 // matching returns the builds whose names match.

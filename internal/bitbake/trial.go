@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,12 +183,11 @@ func (t *trial) measure(ctx context.Context, b build) (row, error) {
 	if r.result, err = t.run(ctx, b, o); err != nil || b.away {
 		return r, err // a gate that was started again counts from the beginning
 	}
-	if r.counts, err = t.gate.counts(ctx); err != nil {
+	after, err := t.gate.counts(ctx)
+	if err != nil {
 		return r, err
 	}
-	for what, n := range before {
-		r.counts[what] -= n
-	}
+	r.counts = after.since(before)
 	return r, t.checkTrail(ctx, b, last)
 }
 
@@ -235,26 +233,23 @@ func (t *trial) pull(ctx context.Context, b build, o order) error {
 func (t *trial) equip(ctx context.Context, b build) error {
 	netrc := ""
 	if b.scheme == "https" && !b.client {
-		token, err := os.ReadFile(t.gate.path(b.user + ".token"))
-		if err != nil {
+		var err error
+		if netrc, err = t.gate.netrc(b.user); err != nil {
 			return err
 		}
-		netrc = "machine 127.0.0.1 login token password " + string(token)
 	}
-	key := t.gate.path(b.user + ".key")
 	if b.user == "stranger" && b.scheme == "ssh" {
+		key := t.gate.path(b.user + ".key")
 		if err := command(ctx, t.w.dir, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key); err != nil {
 			return err
 		}
 	}
-	host, port, err := net.SplitHostPort(t.gate.ssh)
+	config, err := t.gate.sshConfig(b.user)
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf("Host gate\n  HostName %s\n  Port %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n",
-		host, port, key, t.gate.path("known_hosts"))
 	if b.shared {
-		config += fmt.Sprintf("  ControlMaster auto\n  ControlPath %s\n  ControlPersist 10s\n", t.w.path("shared"))
+		config += t.w.sharedConnection("shared")
 	}
 	return t.w.home(b.name(), netrc, config)
 }
@@ -268,11 +263,11 @@ func (t *trial) mirror(ctx context.Context, b build) (conf string, leave func(),
 		if b.client {
 			return t.certificateMirror(b.user), func() {}, nil
 		}
-		return t.httpsMirror(), func() {}, nil
+		return t.gate.httpsMirror(), func() {}, nil
 	case "agent":
 		return t.gate.agent(ctx, b.name(), t.gate.path(b.user+".token"))
 	}
-	conf = fmt.Sprintf("SSTATE_MIRRORS = \"file://.* %s://gate/main/PATH;downloadfilename=PATH\"\n", b.scheme)
+	conf = sshMirror(b.scheme)
 	if b.client {
 		conf += "INHERIT += \"lychgate-client\"\n"
 	}
@@ -284,11 +279,6 @@ func (t *trial) certificateMirror(user string) string {
 		"INHERIT += \"lychgate-client\"\n" +
 		fmt.Sprintf("LYCHGATE_GATE = \"https://%s\"\nLYCHGATE_CA = \"%s\"\n", t.gate.https, t.gate.path("ca.pem")) +
 		fmt.Sprintf("LYCHGATE_TLS_CERT = \"%s\"\n", t.gate.path(user+".pem"))
-}
-
-func (t *trial) httpsMirror() string {
-	return fmt.Sprintf("SSTATE_MIRRORS = \"file://.* https://%s/sstate/main/PATH;downloadfilename=PATH\"\n", t.gate.https) +
-		fmt.Sprintf("SSL_CERT_FILE = \"%[1]s\"\nFETCHCMD_wget = \"wget --tries=2 --timeout=100 --ca-certificate=%[1]s\"\n", t.gate.path("ca.pem"))
 }
 
 // checkCounts compares what BitBake counts. By itself sftp has no way to ask whether something is there: BitBake takes all for present, and

@@ -145,21 +145,27 @@ func (w *world) addRecipe(ctx context.Context, r recipe) error {
 	if err := w.write(tree+"/content.txt", "the sources of "+r.name+"\n"); err != nil {
 		return err
 	}
+	rev, err := w.commit(ctx, tree)
+	if err != nil {
+		return err
+	}
+	return w.write("layer/recipes/"+r.name+"_"+r.version+".bb", r.text(rev))
+}
+
+// commit makes a repository of a directory, and returns its revision.
+func (w *world) commit(ctx context.Context, dir string) (string, error) {
 	date := []string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z"}
 	for _, args := range [][]string{
 		{"init", "--quiet", "--initial-branch=main"},
 		{"add", "."},
 		{"-c", "user.name=trial", "-c", "user.email=trial@example.com", "commit", "--quiet", "--message=Begin"},
 	} {
-		if err := command(ctx, w.path(tree), date, "git", args...); err != nil {
-			return err
+		if err := command(ctx, w.path(dir), date, "git", args...); err != nil {
+			return "", err
 		}
 	}
-	rev, err := os.ReadFile(w.path(tree + "/.git/refs/heads/main"))
-	if err != nil {
-		return err
-	}
-	return w.write("layer/recipes/"+r.name+"_"+r.version+".bb", r.text(strings.TrimSpace(string(rev))))
+	rev, err := os.ReadFile(w.path(dir + "/.git/refs/heads/main"))
+	return strings.TrimSpace(string(rev)), err
 }
 
 // text is the recipe's file.

@@ -184,8 +184,8 @@ func (r *Renewer) hold(reply gateway.TokenReply) {
 	r.held, r.err, r.failed, r.next = h, nil, 0, time.Time{}
 }
 
-// Refused says that the gate did not take a token. If it is the one that is held, another is got at once; one that the gate refuses as soon as it
-// has made it is replaced ever more slowly.
+// Refused says that the gate did not take a token. If it is the one that is held, another is got at once; when the gate refuses one after the other as
+// soon as it has made it, ever more slowly.
 func (r *Renewer) Refused(token authn.Secret) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -193,12 +193,15 @@ func (r *Renewer) Refused(token authn.Secret) {
 		return
 	}
 	now := r.clock()
-	if now.Sub(r.held.got) < minTokenLife {
-		r.err = errors.New("the gate refused a token that it had just made: are its nodes one gate?")
-		r.next = now.Add(pause(time.Second, 2*time.Minute, r.refused))
-		r.refused++
-	} else {
+	switch {
+	case now.Sub(r.held.got) >= minTokenLife:
 		r.refused = 0
+	case r.refused == 0: // it may have been revoked
+		r.refused = 1
+	default:
+		r.err = errors.New("the gate refused a token that it had just made: are its nodes one gate?")
+		r.next = now.Add(pause(time.Second, 2*time.Minute, r.refused-1))
+		r.refused++
 	}
 	r.held = heldToken{}
 	select {

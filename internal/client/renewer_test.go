@@ -209,6 +209,8 @@ func TestRenewerRefused(t *testing.T) {
 		renewToken(t, r, "lyg_2")
 		r.Refused(authn.NewSecret("lyg_1"))
 		renewToken(t, r, "lyg_2")
+		r.Refused(authn.NewSecret("lyg_2")) // somebody revoked it as soon as it was made
+		renewToken(t, r, "lyg_3")
 		for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
 			if token, err := r.Token(t.Context()); err == nil {
 				r.Refused(token)

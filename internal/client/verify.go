@@ -141,10 +141,7 @@ func (v *verification) learn(from string, envelope []byte) {
 		return
 	}
 	v.read[sum] = true
-	by, err := v.Verifier.Open(envelope)
-	if err == nil && len(v.Zones) > 0 && !slices.Contains(v.Zones, by.Statement.Zone) {
-		err = fmt.Errorf("it was made for zone %q", by.Statement.Zone)
-	}
+	by, err := OpenStatement(v.Verifier, v.Zones, envelope)
 	if err != nil {
 		v.out.Untrusted = append(v.out.Untrusted, Problem{Name: printable(from), Reason: words(err.Error())})
 		return
@@ -152,6 +149,18 @@ func (v *verification) learn(from string, envelope []byte) {
 	for _, s := range by.Statement.Subjects {
 		v.said[s.Name] = append(v.said[s.Name], testimony{digest{s.Digest, s.Size}, by})
 	}
+}
+
+// OpenStatement verifies an envelope by opener, and that it was made for one of zones, when there are any.
+func OpenStatement(opener interface {
+	Open(envelope []byte) (*provenance.Verified, error)
+}, zones []string, envelope []byte,
+) (*provenance.Verified, error) {
+	by, err := opener.Open(envelope)
+	if err == nil && len(zones) > 0 && !slices.Contains(zones, by.Statement.Zone) {
+		err = fmt.Errorf("it was made for zone %q", by.Statement.Zone)
+	}
+	return by, err
 }
 
 // objects returns what is to be verified. A name that the cache does not have is a failure.

@@ -342,6 +342,19 @@ func (g *Gate) signer(name string, into *provenance.Signer) provenance.PlainKey 
 	return provenance.PlainKey{Identity: name, Key: private.Public()}
 }
 
+// Verifier knows the keys of signers by their names: ci, outsider and stranger are those of the gate.
+func (g *Gate) Verifier(names ...string) *provenance.Verifier {
+	g.T.Helper()
+	var cfg provenance.VerifierConfig
+	for _, name := range names {
+		var unused provenance.Signer
+		cfg.Keys = append(cfg.Keys, g.signer(name, &unused))
+	}
+	v, err := provenance.NewVerifier(cfg)
+	g.must(err, "make a verifier")
+	return v
+}
+
 func (g *Gate) mkdir(name string) string {
 	g.must(os.MkdirAll(g.Path(name), 0o700), "make a directory")
 	return g.Path(name)

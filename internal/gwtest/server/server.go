@@ -59,6 +59,9 @@ func (p *Process) await(ctx context.Context, ready func() bool) error {
 	return nil
 }
 
+// Pid is the number of its process.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
 // Stop ends the server, by force if it takes longer than ten seconds. It may be called again.
 func (p *Process) Stop() { p.end(syscall.SIGTERM) }
 
