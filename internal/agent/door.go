@@ -117,12 +117,14 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	client := http.NewResponseController(w)
 	alive := func() { _ = client.SetWriteDeadline(time.Now().Add(a.conf.unread)) } // where there is none, a client may take all day
 	body := &objectReader{SectionReader: io.NewSectionReader(o.file, 0, o.size), size: o.size, alive: alive}
+	defer func() { // last: who has the answer finds it counted
+		_ = client.Flush()                       // whoever has gone is noticed by the server
+		_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
+	}()
 	defer func() { a.spool.release(o, body.ended) }()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+o.digest.Hex()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, body)
-	_ = client.Flush()                       // whoever has gone is noticed by the server
-	_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
 	a.count.served.Add(body.sent)
 	if r.Method == http.MethodHead {
 		a.count.promised.Add(1)
