@@ -138,6 +138,28 @@ class Data(dict):
         return self.get(name)
 `
 
+// TestLayerKeepsRecords: the record of another task with the same output gets the name that lychgate push looks for next; one of the same task is
+// replaced, and one that makes no sense is, too.
+func TestLayerKeepsRecords(t *testing.T) {
+	layerPython(t, layerBitBake+`
+import lychgate
+lychgate.sources = types.ModuleType("lychgate.sources") # it asks BitBake's fetchers
+from lychgate import files, record
+
+top, first, later = sys.argv[1], "1" * 64, "2" * 64
+path = top + "/aa/app.do_deploy.HASH.json"
+for taskhash in first, first, later:
+    record.keep(path, taskhash)
+    files.write(path, {"taskhash": taskhash})
+assert sorted(os.listdir(top + "/aa")) == ["app.do_deploy.HASH.%s.json" % first, "app.do_deploy.HASH.json"], os.listdir(top + "/aa")
+assert files.read(path[:-4] + first + ".json") == {"taskhash": first} and files.read(path) == {"taskhash": later}
+for nonsense in {"taskhash": "../../x"}, {"taskhash": 1}, [], None:
+    files.write(path, nonsense)
+    record.keep(path, later)
+assert len(os.listdir(top + "/aa")) == 2 and os.listdir(top) == ["aa"]
+`, t.TempDir())
+}
+
 // TestLayerFollow: the layer starts one push for a build and tells it when the build is over; whatever is wrong is said, and raises nothing.
 func TestLayerFollow(t *testing.T) {
 	dir := t.TempDir()

@@ -183,7 +183,7 @@ func (n *node) loadRecord(recorded *records) []reference {
 	if n.problem != "" && !alone {
 		return nil
 	}
-	r, problems := recorded.find(n.taskKey)
+	r, problems := recorded.find(n.taskKey, n.taskHash)
 	n.ignored = problems
 	if alone && r != nil {
 		n.record = r

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -294,25 +295,34 @@ func (r *records) close() error {
 	return errors.Join(errs...)
 }
 
-// find returns the first record of a task that is of use, nil when there is none, and what is wrong with others.
-func (r *records) find(k taskKey) (found *record, problems []string) {
-	if len(k.hash) < 2 {
+// find returns the first record of a task that is of use, nil when there is none, and what is wrong with others. With hash equivalence several
+// builds may have had that output: taskHash says of which the record is wanted, unless it is empty. When there is none of that, it is another's.
+func (r *records) find(k taskKey, taskHash string) (found *record, problems []string) {
+	if !isHash(k.hash) {
 		return nil, nil
 	}
-	name := path.Join(k.hash[:2], fmt.Sprintf("%s.do_%s.%s.json", k.recipe, k.task, k.hash))
+	name := path.Join(k.hash[:2], fmt.Sprintf("%s.do_%s.%s", k.recipe, k.task, k.hash))
+	names := []string{name + ".json"}
+	if isHash(taskHash) {
+		names = append(names, name+"."+taskHash+".json")
+	}
 	for _, dir := range r.dirs {
-		rec, err := readRecord(dir, name)
-		if err == nil && rec.key != k {
-			err = errors.New("it is of another task than its name says")
-		}
-		switch {
-		case err == nil:
-			return rec, problems
-		case !errors.Is(err, fs.ErrNotExist):
-			problems = append(problems, fmt.Sprintf("the record of do_%s is ignored: %v", k.task, err))
+		for _, name := range names {
+			rec, err := readRecord(dir, name)
+			if err == nil && rec.key != k {
+				err = errors.New("it is of another task than its name says")
+			}
+			switch {
+			case err == nil && (taskHash == "" || rec.taskHash == taskHash):
+				return rec, problems
+			case err == nil:
+				found = cmp.Or(found, rec)
+			case !errors.Is(err, fs.ErrNotExist):
+				problems = append(problems, fmt.Sprintf("the record of do_%s is ignored: %v", k.task, err))
+			}
 		}
 	}
-	return nil, problems
+	return found, problems
 }
 
 func readRecord(dir *os.Root, name string) (*record, error) {

@@ -326,6 +326,36 @@ func TestRecordsIgnored(t *testing.T) {
 	}
 }
 
+// TestRecordsOfEquivalentBuilds: when another build had the same output later, its record has taken the name of the first one's, which is
+// still found by its task hash.
+func TestRecordsOfEquivalentBuilds(t *testing.T) {
+	dir := t.TempDir()
+	first := recordFor("app", "populate_sysroot", "s1", func(m map[string]any) { m["sources"] = []any{recordEntryOf(git("team/first"), rev1)} })
+	later := recordFor("app", "populate_sysroot", "s1", func(m map[string]any) {
+		m["sources"], m["taskhash"] = []any{recordEntryOf(git("team/later"), rev2)}, hash64("s9")
+	})
+	for _, r := range []map[string]any{first, later} {
+		text, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		putRecord(t, dir, r, text)
+		if r["taskhash"] == hash64("s1") { // as lychgate.bbclass does before the later one
+			from := filepath.Join(dir, hash64("s1")[:2], "app.do_populate_sysroot."+hash64("s1"))
+			if err := os.Rename(from+".json", from+"."+hash64("s1")+".json"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	d, err := Derive(t.Context(), cacheOf(t, chain("app", "1", git("team/app"), rev1)...), DeriveOptions{Records: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := short(d.Builds[0].Sources); !strings.Contains(got, "team/first@1111") || strings.Contains(got, "later") {
+		t.Errorf("built from %s", got)
+	}
+}
+
 // TestRecordFiles: links that lead out and pipes are not followed or waited for, and a directory that is not there is an error.
 func TestRecordFiles(t *testing.T) {
 	cache := cacheOf(t, chain("app", "1", git("team/app"), rev1)...)

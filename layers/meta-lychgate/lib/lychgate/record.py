@@ -2,6 +2,7 @@
 """The record of one object of the shared-state cache."""
 
 import os
+import re
 
 from lychgate import files, layers, sources, uri
 
@@ -14,6 +15,7 @@ def succeeded(d):
     if task not in (d.getVar("SSTATETASKS") or "").split():
         return
     try:
+        keep(name(d, task), d.getVar("BB_TASKHASH"))
         files.write(name(d, task), describe(d, task))
     except Exception as e:
         files.warn_once(d, "%s of %s cannot be recorded" % (task, d.getVar("PN")), e)
@@ -23,6 +25,14 @@ def name(d, task):
     """Return the file of a task's record: lychgate push finds it by the name of the object."""
     unihash = d.getVar("BB_UNIHASH")
     return os.path.join(d.getVar("LYCHGATE_RECORDS"), unihash[:2], "%s.%s.%s.json" % (d.getVar("PN"), task, unihash))
+
+
+def keep(path, taskhash):
+    """Give the record that is there another name, if it is of another task with the same output: the archive may be that task's."""
+    before = files.read(path)
+    other = before.get("taskhash") if isinstance(before, dict) else None
+    if isinstance(other, str) and re.fullmatch("[0-9a-f]{64}", other) and other != taskhash:
+        files.write("%s.%s.json" % (path[:-len(".json")], other), before)
 
 
 def describe(d, task):
