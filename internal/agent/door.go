@@ -121,7 +121,6 @@ func (a *Agent) answerObject(w http.ResponseWriter, r *http.Request, k key) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+o.digest.Hex()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, body)
-	_ = client.Flush()                       // whoever has gone is noticed by the server
 	_ = client.SetWriteDeadline(time.Time{}) // the connection may be kept
 	a.count.served.Add(body.sent)
 	if r.Method == http.MethodHead {
