@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strconv"
@@ -791,5 +792,18 @@ func TestSilence(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestPlain: a fault is told without the request that it befell, and a transfer in which nothing came is not told as one that was called off.
+func TestPlain(t *testing.T) {
+	for _, c := range []struct{ err, want error }{
+		{&url.Error{Op: "Get", URL: "https://gate.example.com/", Err: errCable}, errCable},
+		{fmt.Errorf("get: %w", &url.Error{Op: "Get", URL: "https://gate.example.com/", Err: context.Canceled}), errSlow},
+		{errCable, errCable},
+	} {
+		if got := plain(c.err); got != c.want {
+			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
 	}
 }

@@ -208,10 +208,13 @@ func (l *link) judge(ctx context.Context, err error, when asked) {
 	}
 }
 
-// plain leaves out which of many requests a fault of the network befell.
+// plain leaves out which of many requests a fault of the network befell. What was given up though its asker waits, was so because nothing came.
 func plain(err error) error {
 	var of *url.Error
-	if errors.As(err, &of) {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return errSlow
+	case errors.As(err, &of):
 		return of.Err
 	}
 	return err
