@@ -103,7 +103,10 @@ func (t *trial) firstHome(ctx context.Context) (agent *exec.Cmd, err error) {
 	if err != nil {
 		return nil, err
 	}
-	socket := t.w.path("homes/new/ssh-agent.sock")
+	socket := t.w.path("homes/new/run/ssh-agent.sock")
+	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {
+		return nil, err
+	}
 	agent = exec.CommandContext(ctx, "ssh-agent", "-D", "-a", socket)
 	if err := agent.Start(); err != nil {
 		return nil, err
@@ -146,9 +149,9 @@ func (t *trial) firstRun(ctx context.Context, script string) (commands []typed, 
 	cmd := exec.CommandContext(ctx, "bash", "-c", tracing+script)
 	cmd.Dir, cmd.ExtraFiles = home, []*os.File{trace}
 	cmd.Env = []string{
-		"PATH=" + t.w.path("bin") + ":" + filepath.Join(t.w.o.bitbake, "bin") + ":" + os.Getenv("PATH"), "HOME=" + home, "SSH_AUTH_SOCK=" + filepath.Join(home, "ssh-agent.sock"),
+		"PATH=" + t.w.path("bin") + ":" + filepath.Join(t.w.o.bitbake, "bin") + ":" + os.Getenv("PATH"), "HOME=" + home, "SSH_AUTH_SOCK=" + filepath.Join(home, "run/ssh-agent.sock"),
 		"LC_ALL=en_US.UTF-8", "LOCPATH=" + t.w.path("locale"), "BB_ENV_PASSTHROUGH_ADDITIONS=LOCPATH", "LYCHGATE_CA=" + t.gate.path("ca.pem"),
-		"XDG_RUNTIME_DIR=" + home, "GOMODCACHE=" + goEnv("GOMODCACHE"), "GOCACHE=" + filepath.Join(home, "go-build"),
+		"XDG_RUNTIME_DIR=" + filepath.Join(home, "run"), "GOMODCACHE=" + goEnv("GOMODCACHE"), "GOCACHE=" + filepath.Join(home, "go-build"),
 		"GOPROXY=" + goEnv("GOPROXY"), "BASH_XTRACEFD=3",
 	}
 	var out bytes.Buffer
