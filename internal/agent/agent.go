@@ -234,22 +234,23 @@ func (a *Agent) drain() {
 
 // upkeep forgets what is old, and sums up builds, until ctx is done.
 func (a *Agent) upkeep(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			a.spool.sweep()
-			a.count.sumUp(a.conf.Now(), a.conf.Quiet, a.log)
-		}
-	}
+	eachSecond(ctx, func() {
+		a.spool.sweep()
+		a.count.sumUp(a.conf.Now(), a.conf.Quiet, a.log)
+	})
 }
 
 // attend asks the gate, once for each token, whose it is, and sees whether what was wrong with it or the token is over, though BitBake asks nothing,
 // until ctx is done.
 func (a *Agent) attend(ctx context.Context) {
+	eachSecond(ctx, func() {
+		if a.link.nameless() || a.link.idle() || a.link.replaced(ctx) {
+			a.link.introduce(ctx)
+		}
+	})
+}
+
+func eachSecond(ctx context.Context, do func()) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -257,9 +258,7 @@ func (a *Agent) attend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if a.link.nameless() || a.link.idle() || a.link.replaced(ctx) {
-				a.link.introduce(ctx)
-			}
+			do()
 		}
 	}
 }

@@ -45,11 +45,11 @@ func measureAgent(ctx context.Context, w *world) ([]row, error) {
 		if w.quick && builders > quickBuilders {
 			break
 		}
-		nginx, err := w.directBurst(ctx, w.servers.nginx, builders)
+		nginx, err := w.httpsBurst(ctx, w.servers.nginx, builders)
 		if err != nil {
 			return nil, err
 		}
-		gate, err := w.directBurst(ctx, w.servers.gate, builders)
+		gate, err := w.httpsBurst(ctx, w.servers.gate, builders)
 		if err != nil {
 			return nil, err
 		}
@@ -109,26 +109,24 @@ func ratioOf(a, b time.Duration) float64 {
 	return float64(a) / float64(b)
 }
 
-// directBurst has builders ask a server over https.
-func (w *world) directBurst(ctx context.Context, s server, builders int) (b burst, err error) {
-	if s.lacks != "" {
-		return b, nil
-	}
-	running, err := s.start(ctx)
-	if err != nil {
-		return b, err
-	}
-	defer stopAll(running)
+// httpsBurst has builders ask a server over https, each time on a new connection.
+func (w *world) httpsBurst(ctx context.Context, s server, builders int) (burst, error) {
 	o := w.order("HEAD", "small.names", s)
-	o.Connect, o.Length = true, smallBytes
-	b, err = w.burst(ctx, running, slices.Repeat([]load{o}, builders), s.name == w.servers.gate.name)
+	o.Connect = true
+	b, err := w.directBurst(ctx, s, o, builders)
 	b.conns = builders * burstThreads * burstQuestion
 	return b, err
 }
 
 // plainBurst has builders ask nginx over http, on connections that stay.
-func (w *world) plainBurst(ctx context.Context, builders int) (b burst, err error) {
-	s := w.servers.mirror
+func (w *world) plainBurst(ctx context.Context, builders int) (burst, error) {
+	o := w.order("HEAD", "small.names", w.servers.mirror)
+	o.Cert = ""
+	return w.directBurst(ctx, w.servers.mirror, o, builders)
+}
+
+// directBurst has builders follow an order, without an agent.
+func (w *world) directBurst(ctx context.Context, s server, o load, builders int) (b burst, err error) {
 	if s.lacks != "" {
 		return b, nil
 	}
@@ -137,9 +135,8 @@ func (w *world) plainBurst(ctx context.Context, builders int) (b burst, err erro
 		return b, err
 	}
 	defer stopAll(running)
-	o := w.order("HEAD", "small.names", s)
-	o.Cert, o.Length = "", smallBytes
-	return w.burst(ctx, running, slices.Repeat([]load{o}, builders), false)
+	o.Length = smallBytes
+	return w.burst(ctx, running, slices.Repeat([]load{o}, builders), s.name == w.servers.gate.name)
 }
 
 // agentBurst has each builder ask an agent of its own: right after the start, and again.

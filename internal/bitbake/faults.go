@@ -180,20 +180,11 @@ func (t *faultTrial) addBulk(ctx context.Context, name string) error {
 	if err := t.w.write(tree+"/content.bin", string(bulkContent(name))); err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"init", "--quiet", "--initial-branch=main"},
-		{"add", "."},
-		{"-c", "user.name=trial", "-c", "user.email=trial@example.com", "commit", "--quiet", "--message=Begin"},
-	} {
-		if err := command(ctx, t.w.path(tree), []string{"GIT_CONFIG_GLOBAL=/dev/null"}, "git", args...); err != nil {
-			return err
-		}
-	}
-	rev, err := os.ReadFile(t.w.path(tree + "/.git/refs/heads/main"))
+	rev, err := t.w.commit(ctx, tree)
 	if err != nil {
 		return err
 	}
-	return t.w.write("bulk-layer/recipes/"+name+"_1.0.bb", fmt.Sprintf(bulkText, name, strings.TrimSpace(string(rev))))
+	return t.w.write("bulk-layer/recipes/"+name+"_1.0.bb", fmt.Sprintf(bulkText, name, rev))
 }
 
 // faultRun is one build with a fault, and what stands around it.
