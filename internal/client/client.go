@@ -420,9 +420,13 @@ func (c *Client) newRequest(ctx context.Context, method string, path []string, b
 	}
 	req.Header.Set("User-Agent", c.userAgent)
 	req.Header.Set("Accept", "application/json")
-	if !c.token.IsZero() {
-		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	if c.token.IsZero() {
+		return req, nil
 	}
+	if strings.ContainsFunc(c.token.Reveal(), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return nil, errors.New("the token holds what no token does, such as a space or the end of a line: is it the right file?")
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	return req, nil
 }
 

@@ -589,6 +589,18 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// TestTokenOfAnotherKind: what cannot be a token is not sent, nor tried again.
+func TestTokenOfAnotherKind(t *testing.T) {
+	g := newFakeGate(t)
+	c, waits := g.client()
+	for _, token := range []string{"two words", "a\nb", "a\x00", "caf\u00e9"} {
+		_, err := c.As(authn.NewSecret(token)).Whoami(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "is it the right file?") || strings.Contains(err.Error(), token) || len(waits.list) > 0 {
+			t.Errorf("%q: %v, waited %v", token, err, waits.list)
+		}
+	}
+}
+
 func TestWhoami(t *testing.T) {
 	g := newFakeGate(t)
 	c, _ := g.client()
