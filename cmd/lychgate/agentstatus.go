@@ -23,7 +23,8 @@ func newAgentStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show how the agent is doing", Args: noArgs,
 		Long: `Status asks the running agent: what was found and what was not, how much was fetched, how long it took, whether the gate answers
-and takes the token, and what is wrong. Exit code 3 means that something is.`,
+and takes the token, and what is wrong. Exit code 3 means that the gate is lost, or that there is no token or it is refused; warnings
+alone are exit code 0.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for {
 				s, err := askAgent(cmd.Context(), control)

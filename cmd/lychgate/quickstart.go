@@ -43,7 +43,7 @@ func newQuickstart() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "quickstart", Short: "Start a gate with everything embedded, filled and ready to try", Args: noArgs,
 		Long: `Quickstart makes a directory with a configuration, a development CA, a forge in a YAML file, keys and tokens,
-starts the gate on it, publishes a small cache through the signed-write path, and prints three commands to try.
+starts the gate on it, publishes a small cache through the signed-write path, and prints commands to try.
 
 The forge is git.example.com, or with --sstate whatever hosts that cache's sources are at. Its users: alice may read every
 repository, bob those under public/ only, ci may write.

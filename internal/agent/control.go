@@ -133,7 +133,10 @@ func serveControl(ctx context.Context, ln net.Listener, server *http.Server) err
 // controls answers what people ask an agent.
 func (a *Agent) controls() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Status()) })
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		a.link.greet(r.Context())
+		answerJSON(w, a.Status())
+	})
 	mux.HandleFunc("GET /v1/recipes", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Recipes()) })
 	mux.HandleFunc("POST /v1/", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "this agent serves its own user alone: there is nothing to join or to leave", http.StatusConflict)

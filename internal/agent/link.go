@@ -283,6 +283,22 @@ func (l *link) nameless() bool {
 	return true
 }
 
+// greetTime is how long somebody who asks how things are waits for a gate that was asked nothing yet.
+const greetTime = 3 * time.Second
+
+// greet asks the gate whom it takes us for, if it was asked nothing yet: what is wrong with a new agent is known when a person wants to know it.
+func (l *link) greet(ctx context.Context) {
+	l.mu.Lock()
+	untried := l.lost == nil && l.tokenFault == "" && l.answered.IsZero()
+	l.mu.Unlock()
+	if !untried {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, greetTime, errSlow)
+	defer cancel()
+	l.introduce(ctx)
+}
+
 // introduce asks the gate whom it takes us for, for people.
 func (l *link) introduce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, presenceTime, errSlow)

@@ -129,7 +129,7 @@ func (g *gate) run(ctx context.Context, user, verb, dir string, flags ...string)
 func (g *gate) agent(ctx context.Context, name, tokenFile string, flags ...string) (conf string, stop func(), err error) {
 	control := g.w.path("agents/" + name + ".sock")
 	opened := func() bool {
-		if exec.CommandContext(ctx, g.w.o.gate, "agent", "status", "--control", control).Run() != nil {
+		if _, err := os.Stat(control); err != nil {
 			return false // env would tell the default places
 		}
 		text, err := exec.CommandContext(ctx, g.w.o.gate, "agent", "env", "--control", control).Output()
