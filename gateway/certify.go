@@ -14,7 +14,7 @@ import (
 
 // Certifier certifies the keys of CI jobs. [provenance.JobAuthority] is one.
 type Certifier interface {
-	// Certify wraps provenance.ErrBadKey when the key is not one to certify.
+	// Certify wraps provenance.ErrBadKey when the key is not one to certify, provenance.ErrBadIdentity when no certificate can hold the identity.
 	Certify(key, identity string, from, until time.Time) (certificate string, err error)
 }
 
@@ -41,6 +41,9 @@ func (s *Session) Certify(_ context.Context, key string) (JobCertificate, error)
 	certificate, err := s.gate.Certifier.Certify(key, identity, now.Add(-jobSkew), until)
 	if errors.Is(err, provenance.ErrBadKey) {
 		return JobCertificate{}, &RequestError{Status: http.StatusBadRequest, Problem: "that is not a public key to certify", Hint: "send an SSH public key, on one line"}
+	}
+	if errors.Is(err, provenance.ErrBadIdentity) {
+		return JobCertificate{}, &RequestError{Status: http.StatusForbidden, Problem: "no certificate can name this job", Hint: "sign with a key"}
 	}
 	if err != nil {
 		return JobCertificate{}, unavailable("certify a key", err)

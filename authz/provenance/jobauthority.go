@@ -49,8 +49,12 @@ func (a *JobAuthority) AllowedSigner() string {
 	return fmt.Sprintf("%s*,%s* cert-authority,namespaces=%q %s", JobPrefix, ReviewJobPrefix, Namespace, ssh.MarshalAuthorizedKey(a.signer.PublicKey()))
 }
 
-// ErrBadKey is wrapped when a key is not one to certify.
-var ErrBadKey = errors.New("not a key to certify")
+var (
+	// ErrBadKey is wrapped when a key is not one to certify.
+	ErrBadKey = errors.New("not a key to certify")
+	// ErrBadIdentity is wrapped when a certificate cannot hold an identity.
+	ErrBadIdentity = errors.New("the identity fits no certificate")
+)
 
 // Certify returns a certificate, a line as in a -cert.pub file, that says whose a public key is for a while. The key is a line as well.
 func (a *JobAuthority) Certify(line, identity string, from, until time.Time) (string, error) {
@@ -61,8 +65,11 @@ func (a *JobAuthority) Certify(line, identity string, from, until time.Time) (st
 	if _, ok := key.(*ssh.Certificate); ok || bytes.Equal(key.Marshal(), a.signer.PublicKey().Marshal()) {
 		return "", fmt.Errorf("%w: it is a certificate, or the authority's own", ErrBadKey)
 	}
-	if err := checkIdentity(identity); err != nil || strings.ContainsAny(identity, ", \t*?!\"") {
-		return "", fmt.Errorf("the identity %q fits no certificate: %w", identity, err)
+	if err := checkIdentity(identity); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrBadIdentity, err)
+	}
+	if strings.ContainsAny(identity, ", \t*?!\"") {
+		return "", fmt.Errorf("%w: %q has a character that means something in an allowed_signers file", ErrBadIdentity, identity)
 	}
 	cert := &ssh.Certificate{
 		Key: key, CertType: ssh.UserCert, KeyId: identity, ValidPrincipals: []string{identity},

@@ -77,8 +77,6 @@ type Config struct {
 
 	// opened is a cache that several agents have in common, in place of Cache. None of them closes it.
 	opened *cache
-	// brief ends each connection of HTTP after an answer: who has found nothing may find something on the next.
-	brief bool
 }
 
 // maxRemember bounds [Config.Remember]: it is to stay well below what the gate promises about revocations.
@@ -183,7 +181,6 @@ func (a *Agent) Serve(ctx context.Context, listeners ...net.Listener) error {
 	all.Go(func() { a.upkeep(work) })
 	all.Go(func() { a.attend(work) })
 	server := a.server(work)
-	server.SetKeepAlivesEnabled(!a.conf.brief)
 	failed := make(chan error, len(listeners)+len(a.hashes))
 	for _, ln := range listeners {
 		a.place(ln)

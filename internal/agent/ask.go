@@ -106,7 +106,7 @@ func (q question) ask(ctx context.Context, into any) error {
 	case err != nil:
 		return fmt.Errorf("ask the agent: %w", err)
 	case res.StatusCode != http.StatusOK:
-		return fmt.Errorf("the agent on %s refuses: %s", q.path, bytes.TrimSpace(text[:min(len(text), maxRefusal)]))
+		return fmt.Errorf("the agent on %s refuses: %q", q.path, bytes.TrimSpace(text[:min(len(text), maxRefusal)]))
 	}
 	if err := json.Unmarshal(text, into, json.RejectUnknownMembers(true)); err != nil {
 		return fmt.Errorf("ask the agent: its answer is not understood (is it of another version?): %w", err)

@@ -46,9 +46,10 @@ type Shared struct {
 	work      context.Context
 	running   sync.WaitGroup
 	listeners []net.Listener
-	users     map[int]*tenant // by user id
-	open      map[int]int     // connections, by user id
-	told      map[int]bool    // user ids that were warned of
+	users     map[int]*tenant  // by user id
+	open      map[int]int      // connections, by user id
+	strangers map[*guarded]int // connections of who has not joined, with the user id: they are closed when that user joins
+	told      map[int]bool     // user ids that were warned of
 }
 
 // tenant is one user of a shared agent: an agent, and how connections come to it.
@@ -76,14 +77,14 @@ func NewShared(conf Config) (*Shared, error) {
 			return nil, err
 		}
 	}
-	s := &Shared{conf: conf, unmapped: unmappedUser(), log: conf.Log, warn: &warnings{log: conf.Log, now: conf.Now}, serving: make(chan struct{}), users: map[int]*tenant{}, open: map[int]int{}, told: map[int]bool{}}
+	s := &Shared{conf: conf, unmapped: unmappedUser(), log: conf.Log, warn: &warnings{log: conf.Log, now: conf.Now}, serving: make(chan struct{}), users: map[int]*tenant{}, open: map[int]int{}, strangers: map[*guarded]int{}, told: map[int]bool{}}
 	for _, h := range conf.Hash {
 		if h.Listener == nil {
 			return nil, errors.New("hash equivalence needs a listener")
 		}
 	}
 	alone := conf
-	alone.Log, alone.brief = slog.New(slog.DiscardHandler), true
+	alone.Log = slog.New(slog.DiscardHandler)
 	s.nobody, err = newTenant(alone)
 	return s, err
 }
@@ -198,7 +199,7 @@ func (s *Shared) route(c net.Conn, door func(*tenant) *handoff) {
 		s.warn.add(causeForeign, "a connection was closed: "+err.Error())
 		return
 	}
-	t := s.of(uid)
+	t := s.of(uid, g)
 	g.agent = t.Agent
 	if !door(t).deliver(g) {
 		g.Close()
@@ -220,21 +221,23 @@ func (s *Shared) enter(c net.Conn) (*guarded, int, error) {
 		return nil, 0, errors.Join(fmt.Errorf("user id %d has %d connections already", uid, userConnections), c.Close())
 	}
 	s.open[uid]++
-	g := &guarded{Conn: c, owner: uid, left: func() { s.left(uid) }}
+	g := &guarded{Conn: c, owner: uid}
+	g.left = func() { s.left(g) }
 	g.once.Do(func() {}) // it is admitted
 	return g, uid, nil
 }
 
-func (s *Shared) left(uid int) {
+func (s *Shared) left(g *guarded) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[uid]--; s.open[uid] <= 0 {
-		delete(s.open, uid)
+	delete(s.strangers, g)
+	if s.open[g.owner]--; s.open[g.owner] <= 0 {
+		delete(s.open, g.owner)
 	}
 }
 
-// of returns who serves a user: their own agent, or that of nobody.
-func (s *Shared) of(uid int) *tenant {
+// of returns who serves a user on a connection: their own agent, or that of nobody.
+func (s *Shared) of(uid int, g *guarded) *tenant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.users[uid]
@@ -248,6 +251,7 @@ func (s *Shared) of(uid int) *tenant {
 	if t != nil {
 		return t // what was promised is still served
 	}
+	s.strangers[g] = uid
 	return s.nobody
 }
 
@@ -269,16 +273,32 @@ func (s *Shared) Join(ctx context.Context, uid int, token authn.Secret) (gateway
 	if err != nil {
 		return me, fmt.Errorf("the token is not taken: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t, err := s.settle(uid)
-	if err != nil {
+	if err := s.take(uid, token); err != nil {
 		return me, err
 	}
-	t.creds.set(token)
-	delete(s.told, uid)
 	s.log.Info("a user has joined", "uid", uid, "as", me.Name, "forge", me.Forge)
 	return me, nil
+}
+
+// take has a user served by a token. The connections that the user had before, who found nothing, are closed: BitBake makes new ones.
+func (s *Shared) take(uid int, token authn.Secret) error {
+	s.mu.Lock()
+	t, err := s.settle(uid)
+	var before []*guarded
+	if err == nil {
+		t.creds.set(token)
+		delete(s.told, uid)
+		for g, owner := range s.strangers {
+			if owner == uid {
+				before = append(before, g)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range before {
+		_ = g.Close() // which says so to left
+	}
+	return err
 }
 
 // settle returns the tenant of a user, a new one if there is none. s.mu is held.

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -391,6 +393,45 @@ func TestSharedJoin(t *testing.T) {
 	h.want("HEAD after leaving", h.status("HEAD", path, true), 404)
 	h.clock.pass(promiseTime)
 	h.want("GET after leaving", h.status("GET", path, true), 404)
+}
+
+// TestSharedJoinAnew: the connections of who has not joined are kept, and closed when that user joins: they lead to where nothing is found.
+func TestSharedJoinAnew(t *testing.T) {
+	g := gwtest.New(t, gwtest.Options{})
+	h := startShared(t, g, nil)
+	var kept []*bufio.Reader
+	for at, first := range map[string]string{
+		h.places()[0]: "HEAD /x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		h.hashAt:      "OEHASHEQUIV 1.1\n\n{\"ping\": null}\n",
+	} {
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(c)
+		for range 2 { // it is answered, and goes on
+			if _, err := io.WriteString(c, first); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := r.ReadString('\n'); err != nil {
+				t.Fatalf("%q, %v", line, err)
+			}
+			if first = "{\"ping\": null}\n"; at != h.hashAt {
+				break
+			}
+		}
+		kept = append(kept, r)
+	}
+	h.join(g, "bob")
+	for _, r := range kept {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			t.Errorf("a connection of before is not closed: %v", err)
+		}
+	}
 }
 
 // TestSharedEnds: what was promised to a user is still served when the agent is to end, and nothing more is promised.

@@ -64,6 +64,8 @@ func (v *vouching) check(ctx context.Context, k key, d artifact.Digest) error {
 	if v == nil || v.recall(testimony{k.name, d}) {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, presenceTime, errSlow)
+	defer cancel()
 	select {
 	case v.slots <- struct{}{}:
 		defer func() { <-v.slots }()

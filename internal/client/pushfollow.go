@@ -47,7 +47,11 @@ const (
 // next one tries again, and the error of the last is returned. What the gate refused is tried again in the last pass alone. A cache
 // without objects is no error.
 func Follow(ctx context.Context, opt FollowOptions) (*Report, error) {
-	if err := opt.check(); err != nil && (opt.Signer != nil || opt.Sign == nil) {
+	err := opt.check()
+	if err == nil && opt.Sign == nil {
+		err = opt.checkSigner()
+	}
+	if err != nil {
 		return nil, err
 	}
 	if len(opt.Derive.Records) == 0 {

@@ -133,16 +133,16 @@ def sftp_checkstatus(self, fetch, ud, d):
     """Ask a server whether a file is there. BitBake itself takes every file for present."""
     import bb.fetch2
 
-    command, batch = question(bb.fetch2.URI(ud.url))
-    if command is None:
-        return True  # as BitBake says of what it cannot ask for
-    bb.fetch2.check_network_access(d, " ".join(command), ud.url)
-    env = dict(os.environ, PSEUDO_DISABLED="1")  # pseudo may make ssh hang
-    env.update((name, value) for name, value in bb.fetch2.get_fetcher_environment(d).items() if value)
     try:
+        command, batch = question(bb.fetch2.URI(ud.url))
+        if command is None:
+            return True  # as BitBake says of what it cannot ask for
+        bb.fetch2.check_network_access(d, " ".join(command), ud.url)
+        env = dict(os.environ, PSEUDO_DISABLED="1")  # pseudo may make ssh hang
+        env.update((name, value) for name, value in bb.fetch2.get_fetcher_environment(d).items() if value)
         done = subprocess.run(command, input=batch.encode("ascii"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                               timeout=TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as e:
+    except Exception as e:  # BitBake would make an ERROR of it
         files.warn_once(d, "sftp cannot ask", e)
         return False
     return done.returncode == 0
