@@ -47,17 +47,19 @@ func (s *Session) Why(ctx context.Context, zone, path string) (Why, error) {
 
 // tellsWhy reports whether a zone tells, and each of its bases, of which it would tell as well.
 func (g *Gateway) tellsWhy(zone string) bool {
-	return !slices.ContainsFunc(g.Authorizer.Chain(zone), func(in string) bool { return !g.zones[in].TellWhy })
+	chain := g.Authorizer.Chain(zone)
+	return len(chain) > 0 && !slices.ContainsFunc(chain, func(in string) bool { return !g.zones[in].TellWhy })
 }
 
 // administers reports whether the principal administers a zone and all of its bases: what is in a base is its own administrators' to know.
 func (s *Session) administers(ctx context.Context, zone string) bool {
-	for _, in := range s.gate.Authorizer.Chain(zone) {
+	chain := s.gate.Authorizer.Chain(zone)
+	for _, in := range chain {
 		if _, err := s.mayIn(ctx, authz.Admin, in); err != nil {
 			return false
 		}
 	}
-	return true
+	return len(chain) > 0
 }
 
 // whyOf cuts an explanation down to what the asker may know.

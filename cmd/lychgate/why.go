@@ -32,7 +32,7 @@ Where the zone tells (tell_why), the gate says whether an object was never publi
 repositories you would have to read. Else both look the same, and it says whom to ask.
 
 A credential that is not good any more, and a gate that is away, are errors that say so. Exit code 3 means that at least one object is not
-there for you.`,
+there for you, or was not when BitBake asked because something was wrong.`,
 		Example: `  lychgate why
   lychgate why busybox
   lychgate why universal/4a/3c/sstate:zlib-native:...:4a3c..._populate_sysroot.tar.zst --gate https://gate.example.com`,

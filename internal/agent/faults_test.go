@@ -390,12 +390,7 @@ const foreign = 65534
 
 // TestOtherUsers: a connection of another user is closed, and nothing is said on it.
 func TestOtherUsers(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("it takes root to be another user")
-		}
-		t.Skip("it takes root to be another user")
-	}
+	needUsers(t)
 	g := gwtest.New(t, gwtest.Options{})
 	hello := gwtest.NewObject("hello", "populate_sysroot")
 	g.Publish([]gwtest.Object{hello}, publicSource)
